@@ -1,0 +1,43 @@
+# make quickstart   the whole job, small: data -> tokenizer -> training -> curve, on a laptop's CPU
+# make test         the tests (a few minutes on two cores)
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+QUICK := out/quickstart
+
+.PHONY: quickstart test test-slow lint clean
+
+quickstart: $(VENV)/.run
+	$(PY) -m minimind_jax.data.generate --out $(QUICK)/data
+	test -e $(QUICK)/tokenizer/tokenizer.json || \
+		$(PY) -m minimind_jax.tokenizer train --data $(QUICK)/data/pretrain.jsonl --vocab-size 2048 --out $(QUICK)/tokenizer
+	$(PY) train.py --config configs/quickstart.py
+	$(PY) -m minimind_jax.training.plot $(QUICK)/pretrain --out $(QUICK)/curves.png
+
+test: $(VENV)/.test
+	$(PY) -m pytest -q
+
+test-slow: $(VENV)/.test
+	$(PY) -m pytest -q -m slow
+
+lint: $(VENV)/.test
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+clean:
+	rm -rf $(VENV) out
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11: say make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.run: $(VENV)/.python requirements.txt
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.test: $(VENV)/.run requirements-test.txt
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements-test.txt
+	touch $@

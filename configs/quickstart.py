@@ -1,0 +1,48 @@
+"""`make quickstart`: learn simple Chinese and English in about five minutes on two CPU cores.
+
+    python train.py --config configs/quickstart.py
+
+Trains on text that the project generates itself (`python -m minimind_jax.data.generate`), with a
+tokenizer of 2,048 entries trained on it. See README.md for what it prints.
+"""
+
+from minimind_jax.recipe import apply_argument, base_recipe
+
+
+def get_config(arg: str = ""):
+    c = base_recipe()
+    c.stage = "pretrain"
+    c.workdir = "out/quickstart/pretrain"
+    c.tokenizer = "out/quickstart/tokenizer"
+    c.steps = 1200
+    c.batch_size = 16
+
+    c.model.update(
+        dict(dim=192, n_layers=4, n_heads=4, n_kv_heads=2, vocab_size=2048, max_seq_len=2048, rope_theta=1e4)
+    )
+
+    c.data.path = "out/quickstart/data/pretrain.jsonl"
+    c.data.val_path = "out/quickstart/data/pretrain_val.jsonl"
+    c.data.max_seq_len = 128
+
+    c.optim.lr = 3e-3
+    c.optim.warmup_steps = 60
+    c.optim.min_lr_ratio = 0.05
+
+    c.log_every = 5
+    c.eval_every = 300
+    c.save_every = 300
+    c.sample_prompts = (
+        "问题：36和63哪个更大？\n答案：",
+        "今天是星期二，明天是",
+        "Question: How many centimeters are 7 meters?\nAnswer:",
+        "One day Tom",
+    )
+    return apply_argument(c, arg, smoke)
+
+
+def smoke(c) -> None:
+    """Half a minute: does the chain hold?"""
+    c.workdir = "out/smoke/quickstart"
+    c.steps, c.optim.warmup_steps, c.eval_every, c.save_every = 20, 5, 10, 10
+    c.model.update(dict(dim=64, n_layers=2, head_dim=0, ffn_dim=0))

@@ -1,0 +1,45 @@
+"""Imports a Hugging Face directory (Llama or Qwen3) as a workdir with parameters at step 0 and no optimiser.
+
+    python -m convert.from_hf --model HF_DIR --out WORKDIR
+
+To train on from it, give a new run `init_from=WORKDIR`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from convert.output import new_directory
+from minimind_jax.errors import UserError, user_errors
+from minimind_jax.workdir import Workdir, is_workdir, load_model, save_imported
+
+
+def import_hf(source: Path, out: Path) -> None:
+    """Writes the workdir `out`.
+
+    Raises:
+      UserError: `out` exists; `source` is a workdir, or not a model that we can read.
+    """
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out} exists already: name a workdir that is not there yet")
+    if is_workdir(source):
+        raise UserError(f"{source} is a workdir already, not a Hugging Face directory")
+    model = load_model(source)
+    with new_directory(out) as temporary:
+        save_imported(Workdir(temporary), model.config, model.params, model.tokenizer, str(source))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m convert.from_hf", description=__doc__.split("\n")[0])
+    parser.add_argument("--model", required=True, type=Path, help="Hugging Face model directory")
+    parser.add_argument("--out", required=True, type=Path, help="workdir to create")
+    args = parser.parse_args(argv)
+    with user_errors():
+        import_hf(args.model, args.out)
+        print(f"{args.out}: parameters of {args.model} at step 0, no optimiser; train on with init_from={args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,339 @@
+"""The typed configuration: a recipe's ConfigDict is checked and converted once, here.
+
+Nothing below `training.run` sees a ConfigDict. Every error names the key and says how to mend it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from minimind_jax.errors import UserError
+
+_MAX_SEED = 2**31 - 1  # it goes into jitted code as an int32
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """RoPE scaling. `type` "yarn": Peng et al. 2023, arXiv:2309.00071, in transformers' form."""
+
+    type: str = "none"  # none | yarn
+    factor: float = 1.0  # context extension, >= 1
+    original_max_seq_len: int = 0  # length the model was trained at; only for yarn
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A dense pre-norm decoder: `qk_norm=True` is exactly Qwen3, `False` exactly Llama."""
+
+    dim: int = 512
+    n_layers: int = 8
+    n_heads: int = 8
+    n_kv_heads: int = 2
+    head_dim: int = 0  # 0 = dim / n_heads
+    ffn_dim: int = 0  # 0 = 64 * ceil(8 * dim / 3 / 64)
+    vocab_size: int = 6400
+    max_seq_len: int = 32768  # upper limit of positions; exported as max_position_embeddings
+    rope_theta: float = 1e6
+    norm_eps: float = 1e-5
+    qk_norm: bool = False
+    tie_embeddings: bool = True
+    rope_scaling: RopeScaling = field(default_factory=RopeScaling)
+
+    def __post_init__(self) -> None:
+        for key in ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len"):
+            _at_least(f"model.{key}", getattr(self, key), 1)
+        for key in ("head_dim", "ffn_dim"):
+            _at_least(f"model.{key}", getattr(self, key), 0)
+        _positive("model.rope_theta", self.rope_theta)
+        _positive("model.norm_eps", self.norm_eps)
+        if self.n_heads % self.n_kv_heads:
+            raise UserError(
+                f"model.n_heads={self.n_heads} is not a multiple of model.n_kv_heads={self.n_kv_heads}: "
+                "each key/value head serves the same number of query heads"
+            )
+        if not self.head_dim:
+            if self.dim % self.n_heads:
+                raise UserError(
+                    f"model.dim={self.dim} is not divisible by model.n_heads={self.n_heads}: "
+                    "change one of them or set model.head_dim"
+                )
+            object.__setattr__(self, "head_dim", self.dim // self.n_heads)
+        if self.head_dim % 2:
+            raise UserError(f"model.head_dim={self.head_dim} is odd: RoPE rotates pairs, take an even one")
+        if not self.ffn_dim:
+            object.__setattr__(self, "ffn_dim", 64 * math.ceil(8 * self.dim / 3 / 64))
+        _one_of("model.rope_scaling.type", self.rope_scaling.type, ("none", "yarn"))
+        _at_least("model.rope_scaling.factor", self.rope_scaling.factor, 1.0)
+        shortest = 1 if self.rope_scaling.type == "yarn" else 0
+        _at_least("model.rope_scaling.original_max_seq_len", self.rope_scaling.original_max_seq_len, shortest)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        return _build(cls, values, "model")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    path: str = ""  # comma-separated files or globs; "a.jsonl:2" is read twice an epoch
+    val_path: str = ""  # held-out file(s); "" = val_fraction of path
+    val_fraction: float = 0.0  # share of documents held out of path, chosen by content
+    max_seq_len: int = 512  # row length in tokens
+    num_workers: int = 0  # processes that tokenise; 0 = one per CPU core
+    cache_dir: str = ""  # token stores; "" = ~/.cache/minimind_jax/tokens
+    max_bad_share: float = 0.01  # share of unusable lines that is tolerated
+    truncate: str = "turn"  # chat stages: turn | drop | cut; pretraining splits instead
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    name: str = "adamw"
+    lr: float = 5e-4
+    min_lr_ratio: float = 0.1  # lr at the end of the schedule, as a share of lr
+    warmup_steps: int = 0
+    schedule: str = "cosine"  # cosine | constant
+    weight_decay: float = 0.1  # on matrices only
+    b1: float = 0.9
+    b2: float = 0.95
+    grad_clip: float = 1.0  # global norm; 0 = off
+
+
+@dataclass(frozen=True)
+class PrecisionConfig:
+    compute: str = "auto"  # auto | float32 | bfloat16; auto = bfloat16 on GPU/TPU, float32 on CPU
+    params: str = "auto"  # auto | float32 | bfloat16; auto = float32 master weights
+
+    @property
+    def params_dtype(self) -> str:
+        return "float32" if self.params == "auto" else self.params
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    data: int = -1  # -1 = all remaining devices
+    fsdp: int = 1
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    coordinator: str = ""  # host:port; "" = auto-detect (Slurm, ...) or a single process
+    num_processes: int = 0
+    process_id: int = -1
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. Field meanings: docs/config.md."""
+
+    stage: str
+    workdir: str
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig
+    seed: int = 0
+    init_from: str = ""
+    tokenizer: str = ""
+    steps: int = 0
+    epochs: float = 0.0
+    batch_size: int = 32
+    accum_steps: int = 1
+    scan_unroll: int = 1
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    remat: str = "none"
+    attention: str = "auto"
+    deterministic: bool = False
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    log_to: str = "tensorboard"
+    log_every: int = 1
+    eval_every: int = 0
+    save_every: int = 0
+    keep: int = 2
+    sample_prompts: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def __post_init__(self) -> None:
+        _one_of("stage", self.stage, ("pretrain",))
+        if not self.workdir:
+            raise UserError("workdir is empty: name the directory that the run shall write to")
+        for key in ("batch_size", "accum_steps", "scan_unroll", "keep"):
+            _at_least(key, getattr(self, key), 1)
+        for key in ("seed", "steps", "epochs", "log_every", "eval_every", "save_every"):
+            _at_least(key, getattr(self, key), 0)
+        if self.seed > _MAX_SEED:
+            raise UserError(f"seed={self.seed} must be at most {_MAX_SEED}")
+        if self.seed >= 2**32:
+            raise UserError(f"seed={self.seed} does not fit into 32 bits: take a smaller one")
+        if not self.steps and not self.epochs:
+            raise UserError("steps and epochs are both 0: set one of them (steps > 0 wins over epochs)")
+        if self.batch_size % self.accum_steps:
+            raise UserError(
+                f"batch_size={self.batch_size} is not divisible by accum_steps={self.accum_steps}: "
+                "batch_size counts the rows of one step over all devices and accumulation steps"
+            )
+        _one_of("remat", self.remat, ("none", "dots", "full"))
+        _one_of("attention", self.attention, ("auto", "xla"))
+        for key in ("compute", "params"):
+            value = getattr(self.precision, key)
+            if value == "float16":
+                raise UserError(
+                    f"precision.{key}=float16 is not supported: its narrow exponent needs loss scaling and "
+                    "loses small updates; bfloat16 has float32's range at the same speed, use that"
+                )
+            _one_of(f"precision.{key}", value, ("auto", "float32", "bfloat16"))
+        for tracker in filter(None, self.log_to.split(",")):
+            _one_of("log_to", tracker, ("tensorboard",))
+        self._check_data()
+        self._check_optim()
+        for key in ("data", "fsdp"):
+            size = getattr(self.mesh, key)
+            if size != -1 and size < 1:
+                raise UserError(f"mesh.{key}={size} must be -1 (all remaining devices) or at least 1")
+        if self.mesh.data == -1 and self.mesh.fsdp == -1:
+            raise UserError("mesh.data and mesh.fsdp are both -1: only one of them can take all remaining devices")
+
+    def _check_data(self) -> None:
+        d = self.data
+        if not d.path:
+            raise UserError("data.path is empty: name one or more jsonl files, e.g. --config.data.path=a.jsonl")
+        _at_least("data.max_seq_len", d.max_seq_len, 2)
+        if d.max_seq_len > self.model.max_seq_len:
+            raise UserError(
+                f"data.max_seq_len={d.max_seq_len} is longer than the model's limit "
+                f"model.max_seq_len={self.model.max_seq_len}: shorten the rows or raise the limit"
+            )
+        _at_least("data.num_workers", d.num_workers, 0)
+        for key in ("val_fraction", "max_bad_share"):
+            _between(f"data.{key}", getattr(d, key), 0.0, 1.0)
+        if d.val_fraction >= 1:
+            raise UserError("data.val_fraction=1 leaves nothing to train on: take less than 1")
+        if d.val_path and d.val_fraction:
+            raise UserError("data.val_path and data.val_fraction are both set: hold out a file or a fraction, not both")
+        _one_of("data.truncate", d.truncate, ("turn", "drop", "cut"))
+
+    def _check_optim(self) -> None:
+        o = self.optim
+        _one_of("optim.name", o.name, ("adamw",))
+        _one_of("optim.schedule", o.schedule, ("cosine", "constant"))
+        _positive("optim.lr", o.lr)
+        _between("optim.min_lr_ratio", o.min_lr_ratio, 0.0, 1.0)
+        _at_least("optim.warmup_steps", o.warmup_steps, 0)
+        _at_least("optim.weight_decay", o.weight_decay, 0.0)
+        _at_least("optim.grad_clip", o.grad_clip, 0.0)
+        for key in ("b1", "b2"):
+            _between(f"optim.{key}", getattr(o, key), 0.0, 1.0)
+            if getattr(o, key) == 1:
+                raise UserError(f"optim.{key}=1 never updates Adam's moments: take less than 1")
+
+
+def from_recipe(
+    recipe: Mapping[str, Any],
+    user_set: Collection[str] = (),
+    inherited_model: ModelConfig | None = None,
+) -> Config:
+    """Checks and converts a recipe.
+
+    Args:
+      recipe: the ConfigDict that a recipe's `get_config` made, overrides applied.
+      user_set: dotted keys that the user set by hand ("model.dim"); only matters with `init_from`.
+      inherited_model: the architecture of `init_from`. Its values win over the recipe's; a key in
+        `user_set` that contradicts it is an error.
+
+    Raises:
+      UserError: unknown key, wrong type, value out of range, contradiction with `init_from`.
+    """
+    values = {k: v for k, v in dict(recipe).items()}
+    if inherited_model is not None:
+        values["model"] = _merge_inherited(values.get("model", {}), user_set, inherited_model)
+    return _build(Config, values, "")
+
+
+def _merge_inherited(model: Mapping[str, Any], user_set: Collection[str], base: ModelConfig) -> dict[str, Any]:
+    def merge(recipe: Mapping[str, Any], inherited: dict[str, Any], prefix: str) -> None:
+        for key, have in inherited.items():
+            name, want = f"{prefix}.{key}", dict(recipe).get(key)
+            if isinstance(have, dict):
+                merge(want or {}, have, name)
+            elif name in user_set and want is not None and want != have:
+                # Stretching the context is what init_from is for: these do not touch a weight's shape.
+                if key == "max_seq_len" or prefix == "model.rope_scaling" or key == "rope_theta":
+                    inherited[key] = want
+                elif not (key in ("head_dim", "ffn_dim") and want == 0):
+                    raise UserError(f"{name}={want} contradicts init_from, whose model has {have}: leave it unset")
+        inherited |= {key: value for key, value in dict(recipe).items() if key not in inherited}  # `_build` objects
+
+    merged = base.to_dict()
+    merge(model, merged, "model")
+    return merged
+
+
+# --- Building dataclasses from mappings ---------------------------------------------------------
+
+
+def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    """Fills dataclass `cls` from a mapping; unset (None) keys keep the defaults."""
+    hints = get_type_hints(cls)
+    kwargs = {}
+    for key, value in dict(values).items():
+        name = f"{prefix}.{key}" if prefix else key
+        if key not in hints:
+            import difflib
+
+            close = difflib.get_close_matches(key, hints, n=1)
+            raise UserError(f"unknown config key {name}" + (f": did you mean {close[0]}?" if close else ""))
+        if value is not None:
+            kwargs[key] = _convert(hints[key], value, name)
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.name not in kwargs and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"config key {prefix + '.' if prefix else ''}{missing[0]} is not set")
+    return cls(**kwargs)
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not hasattr(value, "items"):
+            raise UserError(f"{name} must be a section of keys, not {value!r}")
+        return _build(hint, value, name)  # type: ignore[arg-type]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if hint == tuple[str, ...]:
+        if not isinstance(value, (tuple, list)) or not all(isinstance(v, str) for v in value):
+            raise UserError(f"{name} must be a list of strings, not {value!r}")
+        return tuple(value)
+    if type(value) is not hint:
+        raise UserError(f"{name}={value!r} must be of type {hint.__name__}, not {type(value).__name__}")
+    if hint is float and not math.isfinite(value):
+        raise UserError(f"{name}={value} is not a finite number")
+    return value
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"{name}={value!r} is not one of {', '.join(allowed)}")
+
+
+def _at_least(name: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise UserError(f"{name}={value} must be at least {low}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise UserError(f"{name}={value} must be greater than 0")
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UserError(f"{name}={value} must lie between {low} and {high}")

@@ -1,0 +1,247 @@
+"""Tokenising one chunk of a jsonl file, here or in worker processes.
+
+A worker is a fresh interpreter that imports this module and nothing of the caller's: no fork (JAX has threads), no
+second run of the caller's main module, and it ends by itself when its parent dies, however that happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import traceback
+from array import array
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from minimind_jax.data.content import Chunk, changed, new_digest
+from minimind_jax.data.jsonl import BadLine, open_jsonl, parse_text, read_records
+from minimind_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from minimind_jax.tokenizer import Tokenizer
+
+MAX_BAD_KEPT = 20  # bad lines of a file that are kept word for word
+# Texts that are encoded together: enough to keep the encoder busy, little enough to keep memory flat.
+BATCH_TEXTS, BATCH_CHARS = 256, 2**17
+
+
+@dataclass(frozen=True)
+class ChunkTokens:
+    """The documents of one chunk, in file order.
+
+    Attributes:
+      tokens: (n_tokens,) uint16 or uint32, each document as BOS text EOS.
+      lengths: (n_docs,) uint32, tokens of each document, BOS and EOS included.
+      n_bytes: (n_docs,) uint32, UTF-8 bytes of each text.
+      doc_hash: (n_docs,) uint64, 64-bit BLAKE2b of each text.
+      n_lines: all lines, blank ones too: what the next chunk's line numbers start from.
+      n_records: lines that are not blank.
+      n_bad: unusable lines.
+      bad: the first MAX_BAD_KEPT of them, numbered within the chunk.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    n_bytes: np.ndarray
+    doc_hash: np.ndarray
+    n_lines: int
+    n_records: int
+    n_bad: int
+    bad: list[BadLine]
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest stored type that holds every token id."""
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+
+def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer) -> ChunkTokens:
+    """Reads and tokenises the texts of one chunk. Raises UserError where its bytes are not the ones of `chunk`."""
+    # array('H') and array('I') refuse an id that does not fit, where numpy would wrap it around.
+    tokens = array("H" if token_dtype(tokenizer.vocab_size) == np.uint16 else "I")
+    lengths, n_bytes, doc_hash = array("I"), array("I"), array("Q")
+    bad: list[BadLine] = []
+    n_records = n_bad = 0
+    digest, n_newlines, last = new_digest(), 0, b"\n"
+    texts: list[str] = []
+    n_chars = 0
+
+    def count(piece: bytes) -> None:
+        nonlocal n_newlines, last
+        digest.update(piece)
+        n_newlines += piece.endswith(b"\n")
+        last = piece
+
+    def flush() -> None:
+        nonlocal n_chars
+        for ids in tokenizer.encode_batch(texts):
+            tokens.append(tokenizer.bos_id)
+            tokens.extend(ids)
+            tokens.append(tokenizer.eos_id)
+            lengths.append(len(ids) + 2)
+        texts.clear()
+        n_chars = 0
+
+    with open_jsonl(path) as file:
+        file.seek(chunk.start)
+        for number, record in read_records(file, chunk.end - chunk.start, parse_text, count):
+            n_records += 1
+            if isinstance(record, BadLine):
+                n_bad += 1
+                if len(bad) < MAX_BAD_KEPT:
+                    bad.append(BadLine(number, record.reason))
+                continue
+            raw = record.encode()
+            n_bytes.append(len(raw))
+            doc_hash.append(int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little"))
+            texts.append(record)
+            n_chars += len(record)
+            if len(texts) >= BATCH_TEXTS or n_chars >= BATCH_CHARS:
+                flush()
+    flush()
+    if digest.digest() != chunk.digest:
+        raise changed(path)
+    return ChunkTokens(
+        tokens=np.array(tokens, token_dtype(tokenizer.vocab_size)),
+        lengths=np.array(lengths, np.uint32),
+        n_bytes=np.array(n_bytes, np.uint32),
+        doc_hash=np.array(doc_hash, np.uint64),
+        n_lines=n_newlines + (not last.endswith(b"\n")),
+        n_records=n_records,
+        n_bad=n_bad,
+        bad=bad,
+    )
+
+
+def tokenize_chunks(
+    path: Path, chunks: Iterable[Chunk], tokenizer: Tokenizer, num_workers: int
+) -> Generator[ChunkTokens, None, None]:
+    """Yields the tokens of each chunk, in order.
+
+    Args:
+      path: the file.
+      chunks: its chunks.
+      tokenizer: the workers load it again from `tokenizer.path`.
+      num_workers: processes; 0 = tokenise here. At most twice as many chunks are in flight.
+
+    Raises:
+      UserError: the file changed, a worker died.
+    """
+    if not num_workers:
+        for chunk in chunks:
+            yield tokenize_chunk(path, chunk, tokenizer)
+        return
+    workers = [_Worker(tokenizer) for _ in range(num_workers)]
+    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    for worker in workers:
+        idle.put(worker)
+
+    def work(chunk: Chunk) -> ChunkTokens:
+        worker = idle.get()
+        try:
+            return worker.call(path, chunk)
+        finally:
+            idle.put(worker)
+
+    in_flight: deque[Future[ChunkTokens]] = deque()
+    with ThreadPoolExecutor(num_workers) as threads:
+        try:
+            for chunk in chunks:
+                in_flight.append(threads.submit(work, chunk))
+                if len(in_flight) >= 2 * num_workers:
+                    yield in_flight.popleft().result()
+            while in_flight:
+                yield in_flight.popleft().result()
+        finally:
+            for future in in_flight:
+                future.cancel()
+            for worker in workers:
+                worker.stop()
+
+
+class _Worker:
+    """The parent's end of one worker process: pickles over its stdin and stdout."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        root = str(Path(__file__).parents[2])
+        python_path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", "from minimind_jax.data.worker import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # One process a core is parallel enough; the encoder's own threads would only get in the way.
+            env={**os.environ, "PYTHONPATH": python_path, "TOKENIZERS_PARALLELISM": "false"},
+        )
+        self._send((str(tokenizer.path), tokenizer.fingerprint))
+
+    def call(self, path: Path, chunk: Chunk) -> ChunkTokens:
+        self._send((path, chunk))
+        assert self.process.stdout is not None
+        try:
+            answer = pickle.load(self.process.stdout)
+        except (EOFError, pickle.UnpicklingError):
+            code = self.process.wait()
+            raise UserError(
+                f"a process that tokenises {path} died (exit code {code}), perhaps for lack of memory: "
+                "lower data.num_workers and run the same command again"
+            ) from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):  # a message that a dead worker never took
+                pipe.close()
+
+    def _send(self, message: Any) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died, and the missing answer will tell
+            pickle.dump(message, self.process.stdin)
+            self.process.stdin.flush()
+
+
+def serve() -> None:
+    """A worker's main: answers (path, chunk) with ChunkTokens or an exception until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends the workers
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # a library that prints must not get between the answers
+    try:
+        _serve(sys.stdin.buffer, answers)
+    except (BrokenPipeError, EOFError):
+        os._exit(0)  # the parent is gone; nothing is left to flush
+
+
+def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    from minimind_jax.tokenizer import load_tokenizer
+
+    tokenizer_dir, fingerprint = pickle.load(requests)
+    tokenizer = load_tokenizer(tokenizer_dir)
+    while True:
+        path, chunk = pickle.load(requests)
+        answer: ChunkTokens | Exception
+        try:
+            if tokenizer.fingerprint != fingerprint:
+                raise UserError(f"the tokenizer in {tokenizer_dir} changed while it was used: run the command again")
+            answer = tokenize_chunk(path, chunk, tokenizer)
+        except UserError as e:
+            answer = e
+        except Exception:
+            answer = RuntimeError(f"in a tokenising process:\n{traceback.format_exc()}")
+        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
+        answers.flush()

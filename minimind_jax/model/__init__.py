@@ -1,0 +1,29 @@
+"""The network: pure functions of (config, parameters, tokens). No mesh, no data, no I/O."""
+
+from minimind_jax.model.attention import AttentionFn, get_attention, masked_attention
+from minimind_jax.model.transformer import (
+    Params,
+    abstract_params,
+    count_params,
+    hidden_states,
+    hidden_states_with_cache,
+    init_params,
+    logits,
+    output_matrix,
+    param_partition_specs,
+)
+
+__all__ = [
+    "AttentionFn",
+    "Params",
+    "abstract_params",
+    "count_params",
+    "get_attention",
+    "hidden_states",
+    "hidden_states_with_cache",
+    "init_params",
+    "logits",
+    "masked_attention",
+    "output_matrix",
+    "param_partition_specs",
+]

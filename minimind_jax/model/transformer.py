@@ -1,0 +1,216 @@
+"""The decoder: pre-norm, RMSNorm, GQA with RoPE, SwiGLU; Llama's layout, or Qwen3's with `qk_norm`.
+
+Flax NNX modules give the structure; all layers are one stacked `Block` that `lax.scan` walks, so
+compile time does not grow with depth. Training and inference use it functionally: `init_params`
+makes a plain nested dict of arrays, `hidden_states` is a pure function of it.
+
+Shapes: B batch, T tokens, D dim, H query heads, K key/value heads, h head_dim, F ffn_dim,
+V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from minimind_jax.config import ModelConfig
+from minimind_jax.model.attention import AttentionFn
+from minimind_jax.model.rope import apply_rope, rope_tables
+
+Params = dict[str, Any]  # nested dicts of arrays
+
+# attend(layer_cache, q, k, v) -> (new_layer_cache, out): how a block uses its keys and values.
+AttendFn = Callable[[Any, jax.Array, jax.Array, jax.Array], tuple[Any, jax.Array]]
+
+_INIT_STD = 0.02  # GPT-2's and Llama's
+
+
+def _weight(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, sharding: tuple[str | None, ...]) -> nnx.Param:
+    value = jax.random.normal(rngs.params(), shape, jnp.float32) * std
+    return nnx.Param(value, out_sharding=sharding)
+
+
+def _scale(size: int) -> nnx.Param:
+    return nnx.Param(jnp.ones((size,), jnp.float32), out_sharding=(None,))
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """RMSNorm over the last axis, in at least float32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return normed.astype(x.dtype) * scale.astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
+        q_size, kv_size = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
+        self.config = c
+        self.q = _weight(rngs, (c.dim, q_size), _INIT_STD, ("fsdp", None))
+        self.k = _weight(rngs, (c.dim, kv_size), _INIT_STD, ("fsdp", None))
+        self.v = _weight(rngs, (c.dim, kv_size), _INIT_STD, ("fsdp", None))
+        # Projections back into the residual stream start smaller by sqrt(2L) (GPT-2, section 2.3).
+        self.o = _weight(rngs, (q_size, c.dim), _INIT_STD * (2 * c.n_layers) ** -0.5, (None, "fsdp"))
+        if c.qk_norm:
+            self.q_norm, self.k_norm = _scale(c.head_dim), _scale(c.head_dim)
+
+    def __call__(self, x: jax.Array, rope: tuple[jax.Array, jax.Array], cache: Any, attend: AttendFn):
+        c, (B, T, _) = self.config, x.shape
+        q = (x @ self.q[...].astype(x.dtype)).reshape(B, T, c.n_heads, c.head_dim)
+        k = (x @ self.k[...].astype(x.dtype)).reshape(B, T, c.n_kv_heads, c.head_dim)
+        v = (x @ self.v[...].astype(x.dtype)).reshape(B, T, c.n_kv_heads, c.head_dim)
+        if c.qk_norm:
+            q, k = rms_norm(q, self.q_norm[...], c.norm_eps), rms_norm(k, self.k_norm[...], c.norm_eps)
+        cache, out = attend(cache, apply_rope(q, *rope), apply_rope(k, *rope), v)
+        return cache, out.reshape(B, T, -1) @ self.o[...].astype(x.dtype)
+
+
+class MLP(nnx.Module):
+    """SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
+        self.gate = _weight(rngs, (c.dim, c.ffn_dim), _INIT_STD, ("fsdp", None))
+        self.up = _weight(rngs, (c.dim, c.ffn_dim), _INIT_STD, ("fsdp", None))
+        self.down = _weight(rngs, (c.ffn_dim, c.dim), _INIT_STD * (2 * c.n_layers) ** -0.5, (None, "fsdp"))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gate, up, down = (w[...].astype(x.dtype) for w in (self.gate, self.up, self.down))
+        return (jax.nn.silu(x @ gate) * (x @ up)) @ down
+
+
+class Block(nnx.Module):
+    def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
+        self.eps = c.norm_eps
+        self.attn_norm, self.attn = _scale(c.dim), Attention(c, rngs)
+        self.mlp_norm, self.mlp = _scale(c.dim), MLP(c, rngs)
+
+    def __call__(self, x: jax.Array, rope: tuple[jax.Array, jax.Array], cache: Any, attend: AttendFn):
+        cache, out = self.attn(rms_norm(x, self.attn_norm[...], self.eps), rope, cache, attend)
+        x = x + out
+        return x + self.mlp(rms_norm(x, self.mlp_norm[...], self.eps)), cache
+
+
+class Transformer(nnx.Module):
+    def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
+        self.config = c
+        self.embed = _weight(rngs, (c.vocab_size, c.dim), _INIT_STD, (None, "fsdp"))
+        stack = nnx.vmap(lambda rngs: Block(c, rngs), transform_metadata={nnx.PARTITION_NAME: None})
+        self.blocks = stack(rngs.split(c.n_layers))  # every leaf (L, ...)
+        self.final_norm = _scale(c.dim)
+        if not c.tie_embeddings:
+            self.lm_head = _weight(rngs, (c.dim, c.vocab_size), _INIT_STD, ("fsdp", None))
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        caches: Any,
+        attend: AttendFn,
+        dtype: jnp.dtype,
+        remat: str,
+        unroll: int,
+    ) -> tuple[jax.Array, Any]:
+        rope = rope_tables(self.config, positions, dtype)
+        x = self.embed[...].astype(dtype)[tokens]  # (B, T, D)
+
+        def layer(x: jax.Array, block_and_cache: tuple[Block, Any]) -> tuple[jax.Array, Any]:
+            block, cache = block_and_cache
+            return block(x, rope, cache, attend)
+
+        x, caches = jax.lax.scan(_rematerialised(layer, remat), x, (self.blocks, caches), unroll=unroll)
+        return rms_norm(x, self.final_norm[...], self.config.norm_eps), caches
+
+
+def _rematerialised(layer: Callable, remat: str) -> Callable:
+    """`none` keeps all activations, `dots` keeps the outputs of weight products, `full` only each layer's input."""
+    if remat == "none":
+        return layer
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    return jax.checkpoint(layer, policy=policy, prevent_cse=False)  # inside scan CSE cannot undo it
+
+
+def _build(config: ModelConfig, seed: int | jax.Array) -> Transformer:
+    with nnx.use_eager_sharding(False):  # out_sharding is metadata only: training places the arrays itself
+        return Transformer(config, nnx.Rngs(jax.random.key(seed)))
+
+
+@functools.lru_cache(maxsize=8)
+def _structure(config: ModelConfig) -> tuple[Any, Any]:
+    return nnx.split(jax.eval_shape(lambda: _build(config, 0)))
+
+
+def init_params(config: ModelConfig, seed: int | jax.Array) -> Params:
+    """Fresh float32 parameters, a pure function of (config, seed)."""
+    return nnx.to_pure_dict(nnx.state(_build(config, seed), nnx.Param))
+
+
+def abstract_params(config: ModelConfig) -> Params:
+    """The parameters' shapes and dtypes (`jax.ShapeDtypeStruct`), nothing allocated."""
+    return nnx.to_pure_dict(_structure(config)[1])
+
+
+def param_partition_specs(config: ModelConfig) -> Params:
+    """`jax.sharding.PartitionSpec` of every parameter over the mesh axis `fsdp`."""
+    return nnx.to_pure_dict(nnx.get_partition_spec(_structure(config)[1]))
+
+
+def count_params(config: ModelConfig) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))
+
+
+def hidden_states(
+    config: ModelConfig,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    segment_ids: jax.Array,
+    *,
+    attention: AttentionFn,
+    dtype: jnp.dtype = jnp.float32,
+    remat: str = "none",
+    unroll: int = 1,
+) -> jax.Array:
+    """The final normed hidden states of packed rows.
+
+    Args:
+      tokens, positions, segment_ids: int32 (B, T). Tokens attend within equal segment ids only.
+      dtype: of activations and of the weights' working copy.
+      remat: none | dots | full. unroll: `lax.scan`'s.
+
+    Returns: (B, T, D) in `dtype`.
+    """
+
+    def attend(cache: None, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[None, jax.Array]:
+        return cache, attention(q, k, v, segment_ids)
+
+    model = nnx.merge(_structure(config)[0], params)
+    return model(tokens, positions, None, attend, dtype, remat, unroll)[0]
+
+
+def hidden_states_with_cache(
+    config: ModelConfig,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    caches: Any,
+    attend: AttendFn,
+    dtype: jnp.dtype = jnp.float32,
+) -> tuple[jax.Array, Any]:
+    """Like `hidden_states`, but `attend` sees and returns each layer's slice of `caches` (leaves (L, ...))."""
+    model = nnx.merge(_structure(config)[0], params)
+    return model(tokens, positions, caches, attend, dtype, "none", 1)
+
+
+def output_matrix(params: Params) -> jax.Array:
+    """The (D, V) matrix that maps hidden states to logits: `lm_head`, or the transposed embedding if tied."""
+    return params["lm_head"] if "lm_head" in params else params["embed"].T
+
+
+def logits(params: Params, hidden: jax.Array) -> jax.Array:
+    """Logits in at least float32: hidden (..., D) -> (..., V)."""
+    accum = jnp.promote_types(hidden.dtype, jnp.float32)
+    return jnp.matmul(hidden, output_matrix(params).astype(hidden.dtype), preferred_element_type=accum)

@@ -1,0 +1,43 @@
+"""Per-token log-probabilities without ever holding all logits: what every objective is made of."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def token_logprobs(hidden: jax.Array, output_matrix: jax.Array, targets: jax.Array, chunk: int = 128) -> jax.Array:
+    """log p(target) of every position.
+
+    The time axis goes through a scan in chunks, and each chunk's logits are recomputed in the
+    backward pass, so at most (B, chunk, V) logits exist at a time. Chunking time, not batch,
+    moves no data where the batch is sharded.
+
+    Args:
+      hidden: (B, T, D), the model's final hidden states.
+      output_matrix: (D, V), cast to hidden's dtype.
+      targets: int (B, T), values in [0, V).
+      chunk: positions of a row at a time; T is padded up to a multiple of it.
+
+    Returns: (B, T) in at least float32; the log-softmax is computed in that dtype.
+    """
+    B, T, D = hidden.shape
+    chunk = min(chunk, T)
+    n_chunks = -(-T // chunk)
+    padding = n_chunks * chunk - T
+    hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0))).reshape(B, n_chunks, chunk, D)
+    targets = jnp.pad(targets, ((0, 0), (0, padding))).reshape(B, n_chunks, chunk)
+    matrix = output_matrix.astype(hidden.dtype)
+    accum = jnp.promote_types(hidden.dtype, jnp.float32)
+
+    @jax.checkpoint
+    def chunk_logprobs(h: jax.Array, y: jax.Array) -> jax.Array:  # (B, chunk, D), (B, chunk) -> (B, chunk)
+        logits = jnp.matmul(h, matrix, preferred_element_type=accum)
+        chosen = jnp.take_along_axis(logits, y[..., None], axis=-1)[..., 0]
+        return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+    def body(_: None, h_and_y: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
+        return None, chunk_logprobs(*h_and_y)
+
+    _, out = jax.lax.scan(body, None, (hidden.swapaxes(0, 1), targets.swapaxes(0, 1)))  # (n_chunks, B, chunk)
+    return out.swapaxes(0, 1).reshape(B, n_chunks * chunk)[:, :T]

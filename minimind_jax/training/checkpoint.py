@@ -1,0 +1,95 @@
+"""Checkpoints: Orbax, asynchronous, atomic. Parameters and optimiser are separate items.
+
+checkpoints/STEP/params      read by convert, chat, evaluate; see minimind_jax/workdir.py
+                /opt_state   {optimizer, step, skipped}
+                /meta        JSON: what the closing summary and a resumed run need besides
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import orbax.checkpoint as ocp
+from flax import serialization
+
+from minimind_jax.errors import UserError
+from minimind_jax.training.step import TrainState
+from minimind_jax.workdir import Workdir
+
+
+class Checkpointer:
+    def __init__(self, workdir: Workdir, keep: int):
+        self._workdir = workdir
+        # A save that was killed leaves a temporary directory as large as a checkpoint.
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(workdir.checkpoints.absolute(), options=options)
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
+        """Starts saving and returns; the directory appears under its final name only when complete."""
+        params, opt_state = _items(state)
+        items = {"params": ocp.args.StandardSave(params), "opt_state": ocp.args.StandardSave(opt_state)}
+        with _os_errors(self._workdir):
+            self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)))
+
+    def restore(self, abstract_state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+        """Reads a checkpoint onto the devices that `abstract_state`'s shardings name, whatever wrote it.
+
+        Raises UserError for a workdir that has parameters only, or a damaged checkpoint.
+        """
+        where = self._workdir.checkpoints / str(step)
+        if not (where / "opt_state").is_dir():
+            raise UserError(
+                f"checkpoint {where} has no optimiser state: if it is damaged, delete it to continue from the one "
+                "before; an imported model cannot be continued, train from it with "
+                f"--config.init_from={self._workdir.path} and another --config.workdir"
+            )
+        params, opt_state = _items(abstract_state)
+        items = {"params": ocp.args.StandardRestore(params), "opt_state": ocp.args.StandardRestore(opt_state)}
+        try:
+            read = self._manager.restore(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonRestore()))
+        except (ValueError, FileNotFoundError, KeyError) as e:
+            raise UserError(
+                f"checkpoint {where} cannot be read ({e}): delete it to continue from the one before"
+            ) from e
+        optimizer = serialization.from_state_dict(abstract_state["opt_state"], read["opt_state"]["optimizer"])
+        counters = {key: read["opt_state"][key] for key in ("step", "skipped")}
+        return {"params": read["params"], "opt_state": optimizer, **counters}, read["meta"]
+
+    def wait(self) -> None:
+        """Blocks until the last save is committed; raises what went wrong with it."""
+        with _os_errors(self._workdir):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits like `wait`, then ends Orbax's threads."""
+        with _os_errors(self._workdir):
+            self._manager.close()
+
+
+@contextlib.contextmanager
+def _os_errors(workdir: Workdir) -> Iterator[None]:
+    """Gives errors of the operating system (a full disk) their type back: tensorstore raises ValueError for them."""
+    try:
+        yield
+        return
+    except ValueError as e:
+        code = re.search(r"os_error_code='(\d+)'", str(e))
+        if not code:
+            raise
+    # Out of the handler: as its context the old error would keep Orbax's coroutines alive until Python shuts down.
+    raise OSError(int(code[1]), os.strerror(int(code[1])), str(workdir.checkpoints))
+
+
+def _items(state: TrainState) -> tuple[Any, Any]:
+    # Plain dicts: paths on disk carry no class of Optax's, so that its refactorings cannot break old checkpoints.
+    optimizer = serialization.to_state_dict(state["opt_state"])
+    return state["params"], {"optimizer": optimizer, "step": state["step"], "skipped": state["skipped"]}

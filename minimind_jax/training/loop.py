@@ -1,0 +1,124 @@
+"""The loop that every stage runs: feed, step, log, evaluate, save.
+
+The host never waits for the step it has just dispatched: it reads the numbers of the step before.
+Only evaluation, saving and the end of the run wait for the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from minimind_jax.training.checkpoint import Checkpointer
+from minimind_jax.training.console import TrainingConsole
+from minimind_jax.training.feed import Feed
+from minimind_jax.training.flops import flops_per_token, peak_flops
+from minimind_jax.training.job import Job, compile_train_step, initial_state, make_batch, make_validation
+from minimind_jax.training.messages import announce, announce_resume, closing_summary, shown
+from minimind_jax.training.metrics import MetricsLog
+from minimind_jax.training.report import StepReport
+from minimind_jax.training.samples import show_samples
+
+
+def train(job: Job) -> None:
+    """Trains up to `job.total_steps`, from the workdir's last checkpoint if it has one."""
+    # Closed even when the run fails: a save under way is finished, not torn off. Until then signals are held off.
+    with _stop_signal() as stop, contextlib.closing(Checkpointer(job.workdir, job.config.keep)) as checkpointer:
+        _train(job, checkpointer, stop)
+
+
+def _train(job: Job, checkpointer: Checkpointer, stop: threading.Event) -> None:
+    config = job.config
+    start = checkpointer.latest_step() or 0
+    console = TrainingConsole(job.total_steps, start, quiet=jax.process_index() > 0)
+    announce(console, job)
+    if start >= job.total_steps:
+        console.say(
+            f"{job.workdir.path} already stands at step {start} of {job.total_steps}: nothing to do "
+            "(raise steps or epochs to train on)"
+        )
+        return
+    state, meta = initial_state(job, checkpointer, start)
+    if start:
+        announce_resume(console, job, start)
+    metrics = MetricsLog(job.workdir, start, config.log_to) if jax.process_index() == 0 else None
+    train_step = compile_train_step(job, state, console)
+    validate = make_validation(job)
+    if validate and start == 0:
+        meta["before"] = validate(state["params"])
+        console.say(f"before training: {shown(meta['before'])}")
+
+    seq_len, peak = job.rows.seq_len, peak_flops()[0] * job.mesh.size
+    report = StepReport(console, config.batch_size, seq_len, flops_per_token(config.model, seq_len), peak)
+    last_line: dict[str, Any] = {}
+
+    def log(step: int, numbers: dict[str, jax.Array], validation: dict[str, float]) -> None:
+        """Waits for a dispatched step's numbers; writes their line if it is due."""
+        nonlocal last_line
+        values = report.step(step, numbers)
+        due = config.log_every and step % config.log_every == 0
+        if due or validation or step == job.total_steps:
+            last_line = report.line(step, values, validation)
+            if metrics:
+                metrics.write(last_line)
+            console.step(last_line)
+
+    step, before_last = start, None  # before_last: the step before, dispatched but not yet read
+    began = time.time()
+    with Feed(lambda s: make_batch(job, s), start, job.total_steps) as feed, console:
+        for batch in report.timing_waits(feed):
+            state, numbers = train_step(state, batch)
+            step += 1
+            if before_last:
+                log(*before_last, {})
+            before_last = (step, numbers)
+            finished = step == job.total_steps or stop.is_set()
+            evaluates = validate and config.eval_every and (step % config.eval_every == 0 or step == job.total_steps)
+            saves = finished or (config.save_every and step % config.save_every == 0)
+            if evaluates or saves:
+                jax.block_until_ready(state)
+                with report.paused():
+                    validation = validate(state["params"]) if validate and evaluates else {}
+                log(step, numbers, validation)
+                before_last = None
+                with report.paused():
+                    if evaluates:
+                        console.say(f"step {step}: {shown(validation)}")
+                        show_samples(job, state["params"], step, console, metrics)
+                    if saves:
+                        if metrics:
+                            metrics.sync()  # lines up to this step are on disk before its checkpoint is
+                        checkpointer.save(state, step, meta)
+            if finished:
+                break
+    checkpointer.wait()  # for the last save
+    if metrics:
+        metrics.close()
+    if step < job.total_steps:
+        console.say(f"stopped by a signal; step {step} is saved: the same command continues from there")
+    else:
+        closing_summary(console, job, meta.get("before", {}), last_line, time.time() - began, step - start)
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM and the first SIGINT set; a second SIGINT interrupts at once."""
+    stop, previous = threading.Event(), {}
+
+    def handler(number: int, _: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    if threading.current_thread() is threading.main_thread():
+        previous = {n: signal.signal(n, handler) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)

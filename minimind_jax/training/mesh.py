@@ -1,0 +1,103 @@
+"""Devices: the mesh, and how parameters and batches lie on it.
+
+`jax.jit` over a mesh is what `pmap` was for: one program, the batch split over all devices,
+gradients summed by XLA. Axis `data` replicates parameters, axis `fsdp` shards them.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from minimind_jax.config import Config, MeshConfig, ModelConfig
+from minimind_jax.data import RowSource
+from minimind_jax.errors import UserError
+from minimind_jax.model import param_partition_specs
+from minimind_jax.objectives import Batch
+
+BATCH_AXES = ("data", "fsdp")
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """The mesh `data x fsdp`. -1 takes all remaining devices; fewer devices than there are is allowed.
+
+    Raises UserError where the devices cannot be split like that.
+    """
+    devices = jax.devices()
+    data, fsdp = config.data, config.fsdp
+    fixed = fsdp if data == -1 else data
+    if -1 in (data, fsdp):
+        if len(devices) % fixed:
+            raise UserError(
+                f"{len(devices)} devices cannot be split into mesh.{'fsdp' if data == -1 else 'data'}={fixed}: "
+                "take a divisor"
+            )
+        data, fsdp = (len(devices) // fixed, fsdp) if data == -1 else (data, len(devices) // fixed)
+    if data * fsdp > len(devices):
+        raise UserError(f"mesh.data={data} x mesh.fsdp={fsdp} needs {data * fsdp} devices, there are {len(devices)}")
+    grid = np.asarray(devices[: data * fsdp]).reshape(data, fsdp)
+    return Mesh(grid, BATCH_AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def check_divisible(config: Config, mesh: Mesh) -> None:
+    """Raises UserError unless every device gets whole rows of every micro-batch, and fsdp divides dim."""
+    if config.batch_size % (mesh.size * config.accum_steps):
+        raise UserError(
+            f"batch_size={config.batch_size} is not divisible by {mesh.size} devices x accum_steps="
+            f"{config.accum_steps}: batch_size counts the rows of one step over all of them"
+        )
+    if config.model.dim % mesh.shape["fsdp"]:
+        raise UserError(f"model.dim={config.model.dim} is not divisible by mesh.fsdp={mesh.shape['fsdp']}")
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def state_shardings(mesh: Mesh, model: ModelConfig, abstract_state: Any) -> Any:
+    """Shardings of a whole train state: a leaf that mirrors a parameter (Adam's moments) lies like it."""
+    specs = {
+        jax.tree_util.keystr(path): spec
+        for path, spec in jax.tree_util.tree_leaves_with_path(
+            param_partition_specs(model), is_leaf=lambda x: isinstance(x, P)
+        )
+    }
+
+    def sharding(path: Any, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        suffixes = (jax.tree_util.keystr(path[i:]) for i in range(len(path)))
+        spec = next((specs[s] for s in suffixes if s in specs and leaf.ndim == len(specs[s])), P())
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(sharding, abstract_state)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Of leaves (accumulation, rows, T): rows over every device."""
+    return NamedSharding(mesh, P(None, BATCH_AXES, None))
+
+
+def put_batch(rows: RowSource, row_ids: np.ndarray, sharding: NamedSharding) -> Batch:
+    """Builds the rows `row_ids` (A, b) and puts them on the mesh as leaves (A, b, T).
+
+    Each process builds only what its own devices hold.
+    """
+    accum_steps, n_rows = row_ids.shape
+
+    @lru_cache
+    def piece(start: int, stop: int) -> dict[str, np.ndarray]:
+        flat = rows.batch(row_ids[:, start:stop].reshape(-1))
+        return {k: v.reshape(accum_steps, stop - start, -1) for k, v in flat.items()}
+
+    def build(key: str) -> jax.Array:
+        def callback(index: Any) -> np.ndarray:  # a slice per axis
+            start, stop, _ = index[1].indices(n_rows)
+            return piece(start, stop)[key]
+
+        return jax.make_array_from_callback((accum_steps, n_rows, rows.seq_len), sharding, callback)
+
+    return {key: build(key) for key in ("tokens", "targets", "segment_ids", "positions", "target_mask")}

@@ -1,0 +1,96 @@
+"""What a run says at its start, when it resumes, and at its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.table import Table
+
+from minimind_jax.model import count_params
+from minimind_jax.training.console import TrainingConsole
+from minimind_jax.training.flops import flops_per_token, peak_flops
+from minimind_jax.training.job import Job
+from minimind_jax.training.optimizer import make_schedule
+from minimind_jax.training.step import compute_dtype
+
+
+def announce(console: TrainingConsole, job: Job) -> None:
+    c, mesh = job.config, job.mesh
+    peak, source = peak_flops()
+    flops = flops_per_token(c.model, job.rows.seq_len)
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"
+    epochs = job.total_steps * c.batch_size / job.rows.rows_per_epoch
+    if c.steps and c.epochs:
+        console.say(f"steps={c.steps} wins over epochs={c.epochs:g}")
+    console.say(f"stage      {c.stage} -> {job.workdir.path}")
+    console.say(
+        f"devices    {devices}, {jax.process_count()} process(es), mesh data={mesh.shape['data']} "
+        f"fsdp={mesh.shape['fsdp']}"
+    )
+    attention = "xla" if c.attention == "auto" else c.attention
+    console.say(
+        f"precision  compute {compute_dtype(c).name}, params {c.precision.params_dtype}; attention {attention}; "
+        f"remat {c.remat}"
+    )
+    console.say(
+        f"model      {c.model.dim} x {c.model.n_layers}, {count_params(c.model) / 1e6:.1f} M parameters, "
+        f"vocabulary {c.model.vocab_size}"
+    )
+    console.say(
+        f"data       {job.rows.rows_per_epoch:,} rows of {job.rows.seq_len} tokens an epoch; "
+        f"{job.total_steps:,} steps of {c.batch_size} rows = {epochs:.2f} epochs, "
+        f"{job.total_steps * c.batch_size * job.rows.seq_len / 1e6:,.1f} M tokens"
+    )
+    console.say(
+        f"flops      {flops / 1e6:,.0f} MFLOP a token (6N + 12LDT); peak {peak / 1e12:.3g} TFLOP/s a device ({source})"
+    )
+
+
+def announce_resume(console: TrainingConsole, job: Job, start: int) -> None:
+    console.say(f"resumed from step {start}")
+    before, now = job.total_steps_before, job.total_steps
+    if before != now:
+        old, new = (float(make_schedule(job.config.optim, n)(jnp.asarray(start))) for n in (before, now))
+        console.say(
+            f"the run now ends at step {now} instead of {before}: the {job.config.optim.schedule} schedule is "
+            f"stretched to it, so lr at step {start} goes from {old:.3g} to {new:.3g}"
+        )
+
+
+def shown(validation: dict[str, float]) -> str:
+    return f"held-out loss {validation['val_loss']:.4f}, {validation['val_bpb']:.4f} bits per byte"
+
+
+def closing_summary(
+    console: TrainingConsole,
+    job: Job,
+    before: dict[str, float],
+    last: dict[str, Any],
+    seconds: float,
+    steps: int,
+) -> None:
+    tokens = steps * job.config.batch_size * job.rows.seq_len
+    table = Table(title=f"{job.config.stage}: {job.total_steps} steps", title_justify="left", show_header=False)
+    table.add_row(
+        "this session",
+        f"{steps} steps, {tokens:,} tokens in {seconds:.0f} s, {tokens / seconds:,.0f} tokens/s "
+        "with evaluation and saving",
+    )
+    table.add_row("last training loss", _number(last["loss"]))
+    for key, name in (("val_loss", "held-out loss"), ("val_bpb", "held-out bits per byte")):
+        if key in last:
+            after = _number(last[key])
+            table.add_row(name, f"{before[key]:.4f} before -> {after} after" if before else after)
+    table.add_row("skipped steps", str(last["skipped"]))
+    table.add_row("peak memory", f"{last['peak_memory_gib']:.2f} GiB")
+    console.show(table)
+    path = job.workdir.path
+    console.say(f"curve:   python -m minimind_jax.training.plot {path}")
+    console.say(f"score:   python evaluate.py --model {path} --data FILE.jsonl")
+    console.say(f"export:  python -m convert.to_hf --model {path} --out {path}-hf")
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"

@@ -1,0 +1,64 @@
+"""metrics.jsonl and TensorBoard: every logged step once, also across restarts."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from minimind_jax.errors import UserError
+from minimind_jax.training.events import EventWriter
+from minimind_jax.workdir import Workdir, write_atomically
+
+
+class MetricsLog:
+    """Appends one JSON object a logged step.
+
+    Lines up to step s are on disk before checkpoint s is saved (`sync`), and a run that resumes
+    at s cuts all later ones, so the file has neither gap nor repeat.
+    """
+
+    def __init__(self, workdir: Workdir, resumed_at: int, log_to: str):
+        kept = "".join(json.dumps(line) + "\n" for line in read_metrics(workdir) if line["step"] <= resumed_at)
+        write_atomically(workdir.metrics, kept)
+        self._file = open(workdir.metrics, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
+        self._tensorboard = None
+        if "tensorboard" in log_to.split(","):
+            self._tensorboard = EventWriter(workdir.tensorboard, resumed_at + 1)
+
+    def write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if self._tensorboard:
+            scalars = {key: value for key, value in line.items() if key != "step" and value is not None}
+            self._tensorboard.scalars(scalars, line["step"])
+
+    def write_text(self, name: str, text: str, step: int) -> None:
+        if self._tensorboard:
+            self._tensorboard.text(name, text, step)
+
+    def sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self.sync()
+        self._file.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+
+
+def read_metrics(workdir: Workdir) -> list[dict[str, Any]]:
+    """All complete lines of metrics.jsonl, [] if there is none. Raises UserError for a damaged line."""
+    if not workdir.metrics.exists():
+        return []
+    *complete, _ = workdir.metrics.read_bytes().split(b"\n")  # a killed run may leave half a line at the end
+    lines = []
+    for number, text in enumerate(complete, 1):
+        try:
+            line = json.loads(text)
+            line["step"]
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{workdir.metrics}:{number} is damaged: delete this line, or mend it") from None
+        lines.append(line)
+    return lines

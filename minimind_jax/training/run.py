@@ -1,0 +1,109 @@
+"""From a recipe to a finished run: checks everything, builds the parts, hands them to the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from minimind_jax import workdir as workdirs
+from minimind_jax.config import Config, from_recipe
+from minimind_jax.data import RowSource, open_pretrain
+from minimind_jax.data.rows import count_rows
+from minimind_jax.errors import UserError
+from minimind_jax.objectives import Objective, language_modelling
+from minimind_jax.tokenizer import Tokenizer, load_tokenizer
+from minimind_jax.training import environment
+from minimind_jax.training.identity import check_same_run, identity, locked
+from minimind_jax.training.job import Job, check_memory_error
+from minimind_jax.training.loop import train
+from minimind_jax.training.mesh import check_divisible, make_mesh
+from minimind_jax.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stage is data + objective."""
+
+    rows: RowSource
+    val_rows: RowSource | None
+    objective: Objective
+
+
+def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
+    """Trains one recipe to its end, or continues its workdir.
+
+    Args:
+      recipe: the ConfigDict of a `configs/*.py`, overrides applied.
+      user_set: dotted keys that the user set by hand; only matters with `init_from`.
+
+    Raises UserError for whatever the user can mend, before anything is written.
+    """
+    init_from = recipe.get("init_from") or ""
+    config = from_recipe(recipe, user_set, workdirs.model_config(init_from) if init_from else None)
+    config = dataclasses.replace(config, data=_with_cache_dir(config))
+    environment.prepare(config)
+    mesh = make_mesh(config.mesh)
+    check_divisible(config, mesh)
+    tokenizer = open_tokenizer(config)
+    stage = open_stage(config, tokenizer)
+    total_rows = count_rows(config.epochs, stage.rows.rows_per_epoch)
+    total_steps = config.steps or math.ceil(total_rows / config.batch_size)
+
+    workdir = Workdir(Path(config.workdir))
+    own_identity = identity(config, stage.rows.fingerprint, tokenizer.fingerprint)
+    check_same_run(workdir, own_identity)  # before the lock creates anything
+    with locked(workdir):
+        before = check_same_run(workdir, own_identity)
+        job = Job(
+            config=config,
+            mesh=mesh,
+            rows=stage.rows,
+            val_rows=stage.val_rows,
+            objective=stage.objective,
+            tokenizer=tokenizer,
+            workdir=workdir,
+            total_steps=total_steps,
+            total_rows=None if config.steps else total_rows,
+            total_steps_before=before["total_steps"] if before else total_steps,
+        )
+        done = max(workdir.steps(), default=0)
+        if jax.process_index() == 0 and done < total_steps:
+            # config.json comes first: it tells the same command, after a kill, that the rest is its own.
+            workdir.write_config(config.to_dict() | {"total_steps": total_steps, "identity": own_identity})
+            if not done:
+                tokenizer.save(workdir.tokenizer)
+        try:
+            train(job)
+        except jax.errors.JaxRuntimeError as e:
+            raise check_memory_error(e) from e
+
+
+def open_tokenizer(config: Config) -> Tokenizer:
+    """The run's tokenizer: `tokenizer`, else `init_from`'s, else the shipped one.
+
+    Raises UserError if its vocabulary does not fit the model's.
+    """
+    path = config.tokenizer or (str(workdirs.tokenizer_directory(config.init_from)) if config.init_from else "")
+    tokenizer = load_tokenizer(path)
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise UserError(
+            f"tokenizer {tokenizer.path} has {tokenizer.vocab_size} entries, more than model.vocab_size="
+            f"{config.model.vocab_size}: set --config.model.vocab_size={tokenizer.vocab_size} (or a larger multiple "
+            "of 128), or take the tokenizer that belongs to the model"
+        )
+    return tokenizer
+
+
+def open_stage(config: Config, tokenizer: Tokenizer) -> Stage:
+    rows, val_rows = open_pretrain(config.data, tokenizer, config.seed)
+    return Stage(rows, val_rows, language_modelling)
+
+
+def _with_cache_dir(config: Config):
+    cache = config.data.cache_dir or str(environment.cache_directory() / "tokens")
+    return dataclasses.replace(config.data, cache_dir=cache)

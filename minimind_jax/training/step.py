@@ -1,0 +1,116 @@
+"""One optimiser update, as a pure function of (state, batch)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minimind_jax.config import Config
+from minimind_jax.model import Params, get_attention, hidden_states
+from minimind_jax.objectives import Batch, ForwardFn, Objective, target_nll
+
+# params; opt_state: optax's; step: updates so far, int32; skipped: those left out as non-finite, int32.
+TrainState = dict[str, Any]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def compute_dtype(config: Config) -> jnp.dtype:
+    """bfloat16 on accelerators, float32 on the CPU (which has no fast bfloat16), unless set."""
+    if config.precision.compute != "auto":
+        return jnp.dtype(config.precision.compute)
+    return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+
+
+def make_forward(config: Config, dtype: jnp.dtype) -> ForwardFn:
+    attention = get_attention(config.attention)
+
+    def forward(params: Params, batch: Batch) -> jax.Array:
+        return hidden_states(
+            config.model,
+            params,
+            batch["tokens"],
+            batch["positions"],
+            batch["segment_ids"],
+            attention=attention,
+            dtype=dtype,
+            remat=config.remat,
+            unroll=config.scan_unroll,
+        )
+
+    return forward
+
+
+def make_train_step(
+    forward: ForwardFn, objective: Objective, optimizer: optax.GradientTransformation, schedule: optax.Schedule
+) -> TrainStep:
+    """The update. Batch leaves are (accum_steps, rows, T); micro-batches go through a scan.
+
+    A non-finite loss or gradient leaves parameters and optimiser as they were; only the counters move.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        params, denominators = state["params"], objective.denominators(batch)
+
+        def loss_fn(params: Params, micro_batch: Batch):
+            return objective.loss(forward, params, micro_batch, denominators)
+
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+        def accumulate(total, micro_batch: Batch):
+            return jax.tree.map(jnp.add, total, grad_fn(params, micro_batch)), None
+
+        first = jax.tree.map(lambda x: x[0], batch)
+        if batch["tokens"].shape[0] == 1:
+            (loss, metrics), grads = grad_fn(params, first)
+        else:
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad_fn, params, first))
+            ((loss, metrics), grads), _ = jax.lax.scan(accumulate, zeros, batch)
+
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        lr = schedule(state["step"])
+        updates, opt_state = optimizer.update(grads, state["opt_state"], params)
+        new_params = jax.tree.map(lambda p, u: (p - lr * u).astype(p.dtype), params, updates)
+        keep_old = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
+        state = {
+            "params": keep_old(new_params, params),
+            "opt_state": keep_old(opt_state, state["opt_state"]),
+            "step": state["step"] + 1,
+            "skipped": state["skipped"] + jnp.where(finite, 0, 1),
+        }
+        report = {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "lr": lr,
+            "finite": finite,
+            "skipped": state["skipped"],
+            "real_tokens": jnp.sum(batch["segment_ids"] > 0, dtype=jnp.int32),
+            **denominators,
+            **metrics,
+        }
+        return state, report
+
+    return train_step
+
+
+def make_eval_step(forward: ForwardFn) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
+    """(params, batch with leaves (1, rows, T)) -> summed nats of the target tokens, their number."""
+
+    def eval_step(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        rows = jax.tree.map(lambda x: x[0], batch)
+        return target_nll(forward, params, rows), jnp.sum(rows["target_mask"], dtype=jnp.int32)
+
+    return eval_step
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    return {
+        "params": params,
+        "opt_state": optimizer.init(params),
+        "step": jnp.zeros((), jnp.int32),
+        "skipped": jnp.zeros((), jnp.int32),
+    }

@@ -1,0 +1,190 @@
+"""What a run leaves on disk, and reading a model back from it.
+
+    WORKDIR/config.json          the run's typed config; `model` is the architecture
+            metrics.jsonl        one JSON object a logged step
+            tensorboard/         event files
+            checkpoints/STEP/    Orbax: items `params`, `opt_state` (none in an imported model), `meta`
+            tokenizer/           a Hugging Face tokenizer directory
+
+A workdir is self-contained: every command takes it as `--model`, as it takes an exported Hugging
+Face directory. Both come out of `load_model` alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from minimind_jax import hf_format
+from minimind_jax.config import ModelConfig
+from minimind_jax.errors import UserError
+from minimind_jax.model import Params, abstract_params
+from minimind_jax.tokenizer import Tokenizer, load_tokenizer
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Workdir:
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / ".lock"
+
+    def steps(self) -> list[int]:
+        """Steps of all committed checkpoints, ascending. Unfinished saves carry a temporary name."""
+        if not self.checkpoints.is_dir():
+            return []
+        return sorted(int(p.name) for p in self.checkpoints.iterdir() if p.name.isdecimal())
+
+    def read_config(self) -> dict[str, Any]:
+        """The content of config.json. Raises UserError if it is missing or damaged."""
+        try:
+            values = json.loads(self.config.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{self.path} is not a workdir: it has no config.json") from None
+        except ValueError as e:
+            raise UserError(f"{self.config} is damaged ({e}): restore it, or train into a new workdir") from None
+        if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION or "model" not in values:
+            raise UserError(f"{self.config} was not written by this version (format_version {FORMAT_VERSION})")
+        return values
+
+    def write_config(self, values: dict[str, Any]) -> None:
+        write_atomically(self.config, json.dumps({"format_version": FORMAT_VERSION, **values}, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    config: ModelConfig
+    params: Params  # nested dict of float32 numpy arrays
+    tokenizer: Tokenizer
+    step: int  # 0 for a Hugging Face directory
+    path: Path
+
+
+def write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def is_workdir(path: Path) -> bool:
+    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+
+
+def model_config(path: str | Path) -> ModelConfig:
+    """The architecture of a workdir or Hugging Face directory, without reading weights."""
+    path = _existing(path)
+    if is_workdir(path):
+        return ModelConfig.from_dict(Workdir(path).read_config()["model"])
+    return hf_format.read_config(path)
+
+
+def tokenizer_directory(path: str | Path) -> Path:
+    """Where a workdir or Hugging Face directory keeps its tokenizer."""
+    path = _existing(path)
+    return Workdir(path).tokenizer if is_workdir(path) else path
+
+
+def load_model(path: str | Path, step: int | None = None) -> LoadedModel:
+    """Reads a workdir's checkpoint (the last one, or `step`) or a Hugging Face directory.
+
+    Raises:
+      UserError: no such directory, nothing in it, or no checkpoint of that step.
+    """
+    path = _existing(path)
+    config = model_config(path)
+    if is_workdir(path):
+        workdir = Workdir(path)
+        steps = workdir.steps()
+        if not steps:
+            raise UserError(f"{path} has no checkpoint yet: its run has not saved one")
+        if step is not None and step not in steps:
+            raise UserError(f"{path} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+        step = steps[-1] if step is None else step
+        params = read_params(workdir, step, config)
+    elif step is not None:
+        raise UserError(f"{path} is a Hugging Face directory: it has no steps, leave --step away")
+    else:
+        step, params = 0, hf_format.read_params(path, config)
+    tokenizer = load_tokenizer(str(tokenizer_directory(path)))
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{path}: its tokenizer has {tokenizer.vocab_size} entries but its model's vocab_size is "
+            f"{config.vocab_size}: they do not belong together"
+        )
+    return LoadedModel(config, params, tokenizer, step, path)
+
+
+def read_params(workdir: Workdir, step: int, config: ModelConfig) -> Params:
+    """One checkpoint's parameters as float32 numpy arrays, whatever devices wrote them."""
+    target = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), abstract_params(config))
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            params = checkpointer.restore(workdir.checkpoints.absolute() / str(step) / "params", target)
+        except (ValueError, FileNotFoundError, KeyError) as e:
+            raise UserError(
+                f"checkpoint {workdir.checkpoints / str(step)} is damaged, or not of the model that {workdir.config} "
+                f"describes: {str(e).splitlines()[0]}"
+            ) from None
+    # Orbax gives back what is stored, whatever shape was asked for.
+    for (path, have), want in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(target), strict=True):
+        if have.shape != want.shape:
+            raise UserError(
+                f"checkpoint {workdir.checkpoints / str(step)} is not of the model that {workdir.config} describes: "
+                f"{jax.tree_util.keystr(path)} is {have.shape}, not {want.shape}"
+            )
+    return params
+
+
+def save_imported(workdir: Workdir, config: ModelConfig, params: Params, tokenizer: Tokenizer, source: str) -> None:
+    """Writes a workdir that holds parameters at step 0 and no optimiser, as `convert.from_hf` makes it."""
+    workdir.path.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(workdir.tokenizer)
+    with ocp.CheckpointManager(workdir.checkpoints.absolute()) as manager:
+        items = ocp.args.Composite(params=ocp.args.StandardSave(params), meta=ocp.args.JsonSave({"step": 0}))
+        manager.save(0, args=items)
+    workdir.write_config({"stage": "import", "source": source, "model": config.to_dict()})
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path} is not a directory: give a workdir or a Hugging Face model directory")
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path} is neither a workdir nor a Hugging Face model: it has no config.json")
+    return path

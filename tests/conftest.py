@@ -1,0 +1,22 @@
+"""Shared by all tests: a CPU with 8 virtual devices, and the optional real data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before JAX opens its devices.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    path = REPOSITORY.parent / "shared" / "data"
+    if not (path / "pretrain.jsonl").is_file():
+        pytest.skip(f"needs the real sample data in {path}, which is not part of the project")
+    return path

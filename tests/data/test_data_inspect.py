@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from data_helpers import ByteTokenizer, save_tokenizer, write_jsonl
+from rich.console import Console
+
+from minimind_jax.config import DataConfig
+from minimind_jax.data.inspect import print_rows, render_row
+
+ROOT = Path(__file__).parents[2]
+
+RECIPE = """
+from minimind_jax.recipe import base_recipe
+
+def get_config(arg=None):
+    config = base_recipe()
+    config.update(dict(stage="pretrain", workdir="unused", steps=1))
+    config.data.max_seq_len = 16
+    return config
+"""
+
+
+def as_ids(text: str) -> list[int]:
+    return ByteTokenizer().encode_batch([text])[0]
+
+
+def row(tokens: list[int], targets: list[int], segments: list[int]) -> dict[str, np.ndarray]:
+    return {
+        "tokens": np.array(tokens, np.int32),
+        "targets": np.array(targets, np.int32),
+        "segment_ids": np.array(segments, np.int32),
+        "positions": np.zeros(len(tokens), np.int32),
+        "target_mask": np.array(targets) > 0,
+    }
+
+
+def test_a_row_is_readable_without_colours() -> None:
+    a, b, c, x, y = as_ids("abcxy")
+    # "abc" goes on from the row before; "xy" is cut after x.
+    tokens, targets = [a, b, c, 2, 1, x], [b, c, 2, 0, x, y]
+    lines = [text.plain for text in render_row(row(tokens, targets, [1, 1, 1, 1, 2, 2]), ByteTokenizer())]
+    assert lines == ["▏1 ⟦a⟧bc<eos>", "▏2 ⟦<bos>⟧x → y"]
+
+
+def test_padding_masked_targets_and_control_characters() -> None:
+    a, b, escape = as_ids("ab\x1b")
+    tokens, targets = [1, a, b, escape, 2, 0, 0], [a, 0, escape, 2, 0, 0, 0]
+    texts = list(render_row(row(tokens, targets, [1] * 5 + [0] * 2), ByteTokenizer()))
+    assert [text.plain for text in texts] == ["▏1 ⟦<bos>⟧a⟦b⟧␛<eos>", "░ 2 tokens of padding"]
+    styles = {texts[0].plain[span.start : span.end]: span.style for span in texts[0].spans}
+    assert styles == {"<bos>": "dim", "a": "green", "b": "dim", "␛<eos>": "green"}
+
+
+def test_figures_of_an_epoch(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "[a].jsonl", ["12345678", "12345678", "1234"])
+    with open(path, "a") as file:
+        file.write("{}\n")
+    data = DataConfig(path=f"{path}:2", cache_dir=str(tmp_path / "cache"), max_seq_len=16, max_bad_share=0.5)
+    out = io.StringIO()
+    print_rows(data, ByteTokenizer(), 0, 9, Console(file=out, width=1000, highlight=False, markup=False))
+    text = out.getvalue()
+    assert f"{path}: 3 documents, 26 tokens, 2x an epoch, 1 bad lines" in text
+    assert f"{path}:4: lacks `text`" in text
+    # 2 x 26 tokens in 4 rows of 16, of which 6 documents x 1 are no targets.
+    assert "6 documents, 52 tokens, 4 rows of 16; real tokens 81.25 %, targets 71.88 %" in text
+    assert "row 3: 4 real tokens (25.00 %)" in text
+    assert "░ 12 tokens of padding" in text
+    assert "first 4 rows: 52 real tokens (81.25 %), 46 targets (71.88 %)" in text
+    assert "validation: none" in text
+
+
+def run_inspect(*args: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "minimind_jax.data", "inspect", *args]
+    return subprocess.run(command, env=env, text=True, capture_output=True, timeout=60, check=False)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(RECIPE)
+    path = write_jsonl(tmp_path / "a.jsonl", ["the sea was calm", "潮水退了"])
+    flags = [f"--config={recipe}", f"--config.data.cache_dir={tmp_path / 'cache'}"]
+    flags.append(f"--config.tokenizer={save_tokenizer(tmp_path / 'tokenizer')}")
+    result = run_inspect("--rows", "1", *flags, f"--config.data.path={path}")
+    assert result.returncode == 0, result.stderr
+    assert "row 0: " in result.stdout
+    assert "row 1: " not in result.stdout
+    assert "⟦<|im_start|>⟧" in result.stdout
+
+    result = run_inspect(*flags, "--config.data.path=nowhere.jsonl")
+    assert (result.returncode, result.stderr) == (1, "error: data.path: nowhere.jsonl does not exist\n")
+
+
+def test_the_data_room_does_not_need_jax() -> None:
+    code = "import sys, minimind_jax.data, minimind_jax.data.worker; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

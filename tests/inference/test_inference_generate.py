@@ -1,0 +1,155 @@
+"""generate's contract: ends, limits, seeds, errors, compilation, where the parameters live."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from minimind_jax.config import ModelConfig
+from minimind_jax.errors import UserError
+from minimind_jax.inference import generate, generate_text
+from minimind_jax.model import abstract_params, param_partition_specs
+
+CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=101, max_seq_len=300)
+PROMPTS = [[1, 5, 9], [1, 17, 23, 42, 8, 99, 3], [1]]
+
+
+@pytest.fixture(scope="module")
+def params():
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.2, x.shape), x.dtype), abstract_params(CONFIG))
+
+
+def test_eos_ends_each_sequence_by_itself(params):
+    free = generate(CONFIG, params, PROMPTS, max_new_tokens=20, eos_id=-1)
+    assert [len(t) for t in free] == [20, 20, 20]
+    for eos in {free[0][0], free[0][7], free[1][3], free[2][19]}:
+        ended = generate(CONFIG, params, PROMPTS, max_new_tokens=20, eos_id=eos)
+        assert ended == [t[: t.index(eos)] if eos in t else t for t in free]
+
+
+def test_max_new_tokens_cuts(params):
+    free = generate(CONFIG, params, PROMPTS, max_new_tokens=20, eos_id=-1)
+    for n in (1, 2, 13):
+        assert generate(CONFIG, params, PROMPTS, max_new_tokens=n, eos_id=-1) == [t[:n] for t in free]
+
+
+def test_up_to_the_models_limit(params):
+    prompt = [1] * 250  # prefill's and the cache's buckets are 256, and the text leaves them
+    assert len(generate(CONFIG, params, [prompt], max_new_tokens=50, eos_id=-1)[0]) == 50
+    with pytest.raises(UserError, match=r"prompt 1 .*limit of 300"):
+        generate(CONFIG, params, [[1], prompt], max_new_tokens=51, eos_id=-1)
+
+
+def test_seed_and_rows(params):
+    def drawn(prompts, **kwargs):
+        options = {"max_new_tokens": 16, "eos_id": -1, "temperature": 2.0, "top_k": 50, "top_p": 0.95, **kwargs}
+        return generate(CONFIG, params, prompts, **options)
+
+    base = drawn(PROMPTS, seed=3)
+    assert drawn(PROMPTS, seed=3) == base
+    assert drawn(PROMPTS, seed=4) != base
+    assert drawn(PROMPTS[:1], seed=3) == base[:1]
+    assert drawn([PROMPTS[0], [1, 2], PROMPTS[2], [1, 3], [1, 4]], seed=3)[0::2][:2] == base[0::2]
+    same = drawn([PROMPTS[0]] * 4, seed=3)
+    assert len({tuple(t) for t in same}) == 4
+    greedy = drawn(PROMPTS, temperature=0.0)
+    assert drawn(PROMPTS, temperature=0.0, seed=9, top_k=1) == greedy == drawn(PROMPTS, temperature=1.0, top_k=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": math.nan}, "temperature"),
+        ({"temperature": math.inf}, "temperature"),
+        ({"top_k": -1}, "top_k"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.01}, "top_p"),
+        ({"top_p": math.nan}, "top_p"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**32}, "seed"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"prompts": [[1], []]}, "prompt 1 is empty"),
+        ({"prompts": [[1, 101]]}, "prompt 0 holds the token 101"),
+        ({"prompts": [[-1]]}, "prompt 0 holds the token -1"),
+    ],
+)
+def test_nonsense_is_a_user_error(params, options, message):
+    with pytest.raises(UserError, match=message):
+        generate(CONFIG, params, **{"prompts": PROMPTS, "max_new_tokens": 4, "eos_id": 2, **options})
+
+
+def test_no_prompts(params):
+    assert generate(CONFIG, params, [], max_new_tokens=4, eos_id=2) == []
+
+
+def test_other_requests_of_the_same_size_compile_nothing(params):
+    compiled = []
+
+    def listen(event: str, seconds: float, **_) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    generate(CONFIG, params, [[1, 2], [3] * 10, [4]], max_new_tokens=8, eos_id=2)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for n_rows, length, n_new in ((3, 1, 1), (4, 16, 200), (3, 9, 77)):
+            options = {"eos_id": n_rows, "temperature": length / 10, "top_k": n_new, "seed": length}
+            generate(CONFIG, params, [[5] * length] * n_rows, max_new_tokens=n_new, **options)
+        assert compiled == []
+        generate(CONFIG, params, [[1] * 17] * 3, max_new_tokens=8, eos_id=2)  # the next size: prefill only
+        assert len(compiled) == 1
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_parameters_may_be_numpy_or_sharded(params):
+    expected = generate(CONFIG, params, PROMPTS, max_new_tokens=12, eos_id=2)
+    assert generate(CONFIG, jax.tree.map(np.asarray, params), PROMPTS, max_new_tokens=12, eos_id=2) == expected
+    auto = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.make_mesh((1, min(2, jax.device_count())), ("data", "fsdp"), axis_types=auto)
+    specs = param_partition_specs(CONFIG)
+    shardings = jax.tree.map(lambda spec: jax.sharding.NamedSharding(mesh, spec), specs)
+    sharded = jax.device_put(params, shardings)
+    assert generate(CONFIG, sharded, PROMPTS, max_new_tokens=12, eos_id=2) == expected
+    assert all(not leaf.is_deleted() for leaf in jax.tree.leaves(sharded))
+
+
+def test_half_precision(params):
+    tokens = generate(CONFIG, params, PROMPTS, max_new_tokens=12, eos_id=-1, dtype=jnp.bfloat16)
+    assert [len(t) for t in tokens] == [12, 12, 12]
+
+
+class Letters:
+    """Just what `generate_text` needs of a tokenizer: a letter a token."""
+
+    bos_id, eos_id = 1, 2
+
+    def encode_batch(self, texts):
+        return [[ord(c) - 97 + 3 for c in text] for text in texts]
+
+    def decode(self, ids):
+        return "".join(chr(i - 3 + 97) if i >= 3 else "" for i in ids)
+
+
+@dataclasses.dataclass
+class Model:
+    config: ModelConfig
+    params: dict
+    tokenizer: Letters
+
+
+def test_generate_text_continues_bos_and_text(params):
+    model = Model(CONFIG, params, Letters())
+    ids = generate(CONFIG, params, [[1, 3, 4, 5], [1]], max_new_tokens=9, eos_id=2)
+    assert generate_text(model, ["abc", ""], max_new_tokens=9) == [Letters().decode(t) for t in ids]
+    drawn = generate_text(model, ["abc"], max_new_tokens=9, temperature=3.0, top_k=9, top_p=0.9, seed=1)
+    ids = generate(
+        CONFIG, params, [[1, 3, 4, 5]], max_new_tokens=9, eos_id=2, temperature=3.0, top_k=9, top_p=0.9, seed=1
+    )
+    assert drawn == [Letters().decode(t) for t in ids]
