@@ -10,8 +10,9 @@ Cost and result: not measured yet. No run on 8 A100s was made with this version;
 6 x 183.8e6 + 12 x 16 x 1024 x 1024 = 1.3 GFLOP a token, so at 40 % of 8 x 312 TFLOP/s about
 765,000 tokens/s. A run prints its own tokens/s, MFU and ETA from the first steps on.
 
-Other sizes: `--config configs/pretrain.py:tiny` (256 x 4, for CPUs), `:minimind2_small` (26 M),
-`:minimind2` (104 M), `:minimind3` (64 M). `:smoke` shrinks any of them to a minute on a CPU:
+Other sizes: `--config configs/pretrain.py:minimind2_small` (26 M), `:minimind2` (104 M),
+`:minimind3` (64 M), and `:tiny` (256 x 4, 4.6 M, with batch, rows and lr for a CPU: docs/log.md has a
+run). `:smoke` shrinks any of them to a minute on a CPU:
 
     python train.py --config configs/pretrain.py:smoke --config.data.path=my.jsonl
 """
@@ -41,7 +42,18 @@ def get_config(arg: str = ""):
     c.eval_every = 1000
     c.save_every = 500
     c.sample_prompts = ("中国的首都是", "太阳系中最大的行星是", "The history of", "Once upon a time")
+    if "tiny" in arg.split(","):
+        for_cpu(c)
     return apply_argument(c, arg, smoke)
+
+
+def for_cpu(c) -> None:
+    """What goes with the tiny model: an epoch, in steps that two CPU cores take seconds for."""
+    c.workdir = "out/tiny/pretrain"
+    c.epochs, c.batch_size, c.accum_steps, c.remat = 1.0, 4, 1, "none"
+    c.data.max_seq_len = 512
+    c.optim.lr, c.optim.warmup_steps = 2e-3, 100
+    c.log_every, c.eval_every, c.save_every = 4, 200, 100
 
 
 def smoke(c) -> None:

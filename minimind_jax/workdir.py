@@ -152,7 +152,8 @@ def load_model(path: str | Path, step: int | None = None) -> LoadedModel:
 
 def read_params(workdir: Workdir, step: int, config: ModelConfig) -> Params:
     """One checkpoint's parameters as float32 numpy arrays, whatever devices wrote them."""
-    target = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), abstract_params(config))
+    expected = abstract_params(config)
+    target = jax.tree.map(lambda a: np.zeros((), a.dtype), expected)  # Orbax reads what is stored, whatever the shape
     with ocp.StandardCheckpointer() as checkpointer:
         try:
             params = checkpointer.restore(workdir.checkpoints.absolute() / str(step) / "params", target)
@@ -161,8 +162,7 @@ def read_params(workdir: Workdir, step: int, config: ModelConfig) -> Params:
                 f"checkpoint {workdir.checkpoints / str(step)} is damaged, or not of the model that {workdir.config} "
                 f"describes: {str(e).splitlines()[0]}"
             ) from None
-    # Orbax gives back what is stored, whatever shape was asked for.
-    for (path, have), want in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(target), strict=True):
+    for (path, have), want in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(expected), strict=True):
         if have.shape != want.shape:
             raise UserError(
                 f"checkpoint {workdir.checkpoints / str(step)} is not of the model that {workdir.config} describes: "

@@ -8,11 +8,14 @@ checkpoints/STEP/params      read by convert, chat, evaluate; see minimind_jax/w
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from flax import serialization
 
@@ -34,9 +37,17 @@ class Checkpointer:
         return self._manager.latest_step()
 
     def save(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
-        """Starts saving and returns; the directory appears under its final name only when complete."""
+        """Starts saving and returns; the directory appears under its final name only when complete.
+
+        Raises:
+          OSError: the disk is full (ENOSPC), or whatever went wrong with the save before.
+        """
         params, opt_state = _items(state)
         items = {"params": ocp.args.StandardSave(params), "opt_state": ocp.args.StandardSave(opt_state)}
+        self.wait()
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        if shutil.disk_usage(self._workdir.path).free < size:  # known now, it is better than half a checkpoint later
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._workdir.checkpoints))
         with _os_errors(self._workdir):
             self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)))
 
@@ -58,8 +69,9 @@ class Checkpointer:
             read = self._manager.restore(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonRestore()))
         except (ValueError, FileNotFoundError, KeyError) as e:
             raise UserError(
-                f"checkpoint {where} cannot be read ({e}): delete it to continue from the one before"
-            ) from e
+                f"checkpoint {where} cannot be read ({_first_line(e)}): delete it to continue "
+                "from the one before"
+            ) from None
         optimizer = serialization.from_state_dict(abstract_state["opt_state"], read["opt_state"]["optimizer"])
         counters = {key: read["opt_state"][key] for key in ("step", "skipped")}
         return {"params": read["params"], "opt_state": optimizer, **counters}, read["meta"]
@@ -93,3 +105,7 @@ def _items(state: TrainState) -> tuple[Any, Any]:
     # Plain dicts: paths on disk carry no class of Optax's, so that its refactorings cannot break old checkpoints.
     optimizer = serialization.to_state_dict(state["opt_state"])
     return state["params"], {"optimizer": optimizer, "step": state["step"], "skipped": state["skipped"]}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,6 +14,7 @@ import jax
 
 from minimind_jax.config import Config
 from minimind_jax.errors import UserError
+from minimind_jax.training.metrics import read_metrics
 from minimind_jax.workdir import Workdir
 
 
@@ -55,6 +56,8 @@ def check_same_run(workdir: Workdir, wanted: dict[str, Any]) -> dict[str, Any] |
             f"workdir {workdir.path} holds an imported model, not a run: train from it with "
             f"--config.init_from={workdir.path} and another --config.workdir"
         )
+    if not workdir.steps() and not read_metrics(workdir):
+        return None  # it failed before its first step (out of memory, say): nothing is lost by starting differently
     keys = sorted(k for k in wanted.keys() | have["identity"].keys() if wanted.get(k) != have["identity"].get(k))
     if keys:
         shown = "; ".join(f"{k} was {have['identity'].get(k)!r}, now {wanted.get(k)!r}" for k in keys)

@@ -43,6 +43,11 @@ def announce(console: TrainingConsole, job: Job) -> None:
         f"{job.total_steps:,} steps of {c.batch_size} rows = {epochs:.2f} epochs, "
         f"{job.total_steps * c.batch_size * job.rows.seq_len / 1e6:,.1f} M tokens"
     )
+    if c.optim.warmup_steps >= job.total_steps:
+        console.say(
+            f"warning: optim.warmup_steps={c.optim.warmup_steps} is not reached in {job.total_steps} steps",
+            style="yellow",
+        )
     console.say(
         f"flops      {flops / 1e6:,.0f} MFLOP a token (6N + 12LDT); peak {peak / 1e12:.3g} TFLOP/s a device ({source})"
     )
@@ -55,7 +60,7 @@ def announce_resume(console: TrainingConsole, job: Job, start: int) -> None:
         old, new = (float(make_schedule(job.config.optim, n)(jnp.asarray(start))) for n in (before, now))
         console.say(
             f"the run now ends at step {now} instead of {before}: the {job.config.optim.schedule} schedule is "
-            f"stretched to it, so lr at step {start} goes from {old:.3g} to {new:.3g}"
+            f"computed for that length, so lr at step {start} goes from {old:.3g} to {new:.3g}"
         )
 
 

@@ -43,20 +43,24 @@ def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
 
     Raises UserError for whatever the user can mend, before anything is written.
     """
-    init_from = recipe.get("init_from") or ""
-    config = from_recipe(recipe, user_set, workdirs.model_config(init_from) if init_from else None)
+    # A run that has begun is complete in itself: its init_from may be gone by the time it is continued.
+    workdir = Workdir(Path(recipe.get("workdir") or ""))
+    begun = bool(recipe.get("workdir")) and bool(workdir.steps())
+    source = str(workdir.path) if begun else recipe["init_from"]
+    config = from_recipe(recipe, user_set, workdirs.model_config(source) if recipe["init_from"] else None)
     config = dataclasses.replace(config, data=_with_cache_dir(config))
     environment.prepare(config)
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
-    tokenizer = open_tokenizer(config)
+    tokenizer = open_tokenizer(config, source)
     stage = open_stage(config, tokenizer)
     total_rows = count_rows(config.epochs, stage.rows.rows_per_epoch)
     total_steps = config.steps or math.ceil(total_rows / config.batch_size)
 
-    workdir = Workdir(Path(config.workdir))
     own_identity = identity(config, stage.rows.fingerprint, tokenizer.fingerprint)
     check_same_run(workdir, own_identity)  # before the lock creates anything
+    if config.init_from and not begun:
+        workdirs.load_model(config.init_from)  # weights that cannot be read stop the run here
     with locked(workdir):
         before = check_same_run(workdir, own_identity)
         job = Job(
@@ -83,12 +87,12 @@ def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
             raise check_memory_error(e) from e
 
 
-def open_tokenizer(config: Config) -> Tokenizer:
-    """The run's tokenizer: `tokenizer`, else `init_from`'s, else the shipped one.
+def open_tokenizer(config: Config, source: str) -> Tokenizer:
+    """The run's tokenizer: `tokenizer`, else with `init_from` that of `source`, else the shipped one.
 
     Raises UserError if its vocabulary does not fit the model's.
     """
-    path = config.tokenizer or (str(workdirs.tokenizer_directory(config.init_from)) if config.init_from else "")
+    path = config.tokenizer or (str(workdirs.tokenizer_directory(source)) if config.init_from else "")
     tokenizer = load_tokenizer(path)
     if tokenizer.vocab_size > config.model.vocab_size:
         raise UserError(

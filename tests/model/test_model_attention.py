@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from minimind_jax.errors import UserError
 from minimind_jax.model.attention import get_attention, masked_attention, xla_attention
 
+attend = jax.jit(xla_attention)
+
 
 def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, segment_ids: np.ndarray) -> np.ndarray:
     """Query by query in float64; key/value head j serves queries j * H/K and the following."""
@@ -40,12 +42,12 @@ def random_segments(T: int, B: int = 2) -> np.ndarray:
     return ids
 
 
-@pytest.mark.parametrize("T", [1, 5, 128, 129, 300])
+@pytest.mark.parametrize("T", [1, 128, 129, 300])
 @pytest.mark.parametrize(("H", "K"), [(4, 4), (4, 2), (3, 1)])
 def test_xla_equals_reference(T, H, K):
     q, k, v = random_qkv(T, H, K)
     ids = random_segments(T)
-    got = jax.jit(xla_attention)(q, k, v, ids)
+    got = attend(q, k, v, ids)
     np.testing.assert_allclose(got, reference(q, k, v, ids), atol=5e-6)
 
 
@@ -53,7 +55,7 @@ def test_xla_equals_reference_where_blocks_are_larger_than_the_least():
     T = 8 * 128 + 7
     q, k, v = random_qkv(T, 2, 1, B=1)
     ids = random_segments(T, B=1)
-    got = jax.jit(xla_attention)(q, k, v, ids)
+    got = attend(q, k, v, ids)
     np.testing.assert_allclose(got, reference(q, k, v, ids), atol=5e-6)
 
 
@@ -61,9 +63,9 @@ def test_float64_and_half_precision():
     q, k, v = random_qkv(40, 4, 2)
     ids = random_segments(40)
     with jax.enable_x64(True):
-        wide = xla_attention(*(jnp.asarray(x, jnp.float64) for x in (q, k, v)), jnp.asarray(ids))
+        wide = attend(*(jnp.asarray(x, jnp.float64) for x in (q, k, v)), jnp.asarray(ids))
         np.testing.assert_allclose(wide, reference(q, k, v, ids), atol=1e-13)
-    narrow = xla_attention(*(jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)), ids)
+    narrow = attend(*(jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)), ids)
     assert narrow.dtype == jnp.bfloat16
     np.testing.assert_allclose(narrow.astype(jnp.float32), reference(q, k, v, ids), atol=0.08)
 
@@ -71,7 +73,7 @@ def test_float64_and_half_precision():
 def test_softmax_survives_large_scores():
     q, k, v = random_qkv(20, 2, 2)
     ids = np.ones((2, 20), np.int32)
-    got = xla_attention(300 * q, k, v, ids)
+    got = attend(300 * q, k, v, ids)
     np.testing.assert_allclose(got, reference(300 * q, k, v, ids), atol=2e-3)
 
 
@@ -87,11 +89,7 @@ def test_isolation_is_exact(lengths, seed):
     at = rng.integers(T)
     visible = (ids[0] == ids[0, at]) & (np.arange(T) <= at)
     mixed = [np.where(visible[None, :, None, None], x, y) for x, y in zip(a, b, strict=True)]
-    attend = _jitted
     np.testing.assert_array_equal(attend(*a, ids)[0, at], attend(*mixed, ids)[0, at])
-
-
-_jitted = jax.jit(xla_attention)
 
 
 def test_blocks_above_the_diagonal_cost_nothing():

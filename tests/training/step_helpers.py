@@ -25,13 +25,14 @@ T = 16
 MODEL = ModelConfig(dim=16, n_layers=2, n_heads=2, n_kv_heads=1, ffn_dim=32, vocab_size=64, max_seq_len=64)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class RandomRows:
     """Two documents and some padding in each row, a pure function of the row's id."""
 
     rows_per_epoch: int = 1000
     seq_len: int = T
     fingerprint: str = "random"
+    n_bytes: int = 1
 
     def batch(self, row_ids: np.ndarray) -> dict[str, np.ndarray]:
         rows = [self._row(int(row_id)) for row_id in row_ids]
@@ -44,7 +45,7 @@ class RandomRows:
         if row_id < 0:
             return row
         rng = np.random.default_rng(row_id)
-        first, end = rng.integers(2, 8), rng.integers(9, self.seq_len + 1)
+        first, end = int(rng.integers(2, 8)), int(rng.integers(9, self.seq_len + 1))
         for segment, (start, stop) in enumerate([(0, first), (first, end)], 1):
             text = rng.integers(1, MODEL.vocab_size, stop - start)
             row["tokens"][start:stop] = text

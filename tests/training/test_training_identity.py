@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from step_helpers import MODEL, make_config
 
-from minimind_jax.config import Config, DistributedConfig, MeshConfig, PrecisionConfig, RopeScaling
+from minimind_jax.config import DistributedConfig, MeshConfig, PrecisionConfig, RopeScaling
 from minimind_jax.errors import UserError
 from minimind_jax.training.identity import check_same_run, identity, locked
 from minimind_jax.workdir import Workdir
@@ -22,13 +22,13 @@ REPOSITORY = Path(__file__).parents[2]
 BASE = make_config(batch_size=16)
 
 
-def change(config: Config, key: str, value: Any) -> Config:
+def change(config: Any, key: str, value: Any) -> Any:
     """The config with a dotted key replaced."""
     section, _, rest = key.partition(".")
     return dataclasses.replace(config, **{section: change(getattr(config, section), rest, value) if rest else value})
 
 
-def identity_of(config: Config, data: str = "data", tokenizer: str = "tokenizer") -> dict[str, Any]:
+def identity_of(config: Any, data: str = "data", tokenizer: str = "tokenizer") -> dict[str, Any]:
     return identity(config, data, tokenizer)
 
 
@@ -37,6 +37,7 @@ def run(tmp_path: Path) -> Workdir:
     """A workdir that BASE has begun."""
     workdir = Workdir(tmp_path)
     workdir.write_config(BASE.to_dict() | {"total_steps": 10, "identity": identity_of(BASE)})
+    workdir.metrics.write_text('{"step": 1, "loss": 1.0}\n')
     return workdir
 
 
@@ -138,6 +139,14 @@ def test_init_from_may_be_written_in_another_way(run: Workdir, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     relative, absolute = (identity_of(change(BASE, "init_from", p)) for p in ("base", f"{tmp_path}/x/../base"))
     assert relative == absolute
+
+
+def test_a_run_that_failed_before_its_first_step_may_start_differently(run: Workdir):
+    other = identity_of(dataclasses.replace(BASE, batch_size=32))
+    with pytest.raises(UserError, match="batch_size was 16, now 32"):
+        check_same_run(run, other)
+    run.metrics.unlink()
+    assert check_same_run(run, other) is None
 
 
 def test_a_new_workdir_is_free(tmp_path: Path):

@@ -145,9 +145,10 @@ def test_a_non_finite_step_changes_only_the_counters(toy: tuple[Any, Any], bad: 
     assert (int(state["step"]), int(state["skipped"])) == (2, 1)
 
     # The rate follows the step, not the number of updates; and the run recovers.
-    state, report = train_step(state, toy_batch(2))
-    assert float(report["lr"]) == pytest.approx(float(make_schedule(CONFIG, TOTAL)(2)))
-    assert bool(report["finite"]) and (int(state["step"]), int(state["skipped"])) == (3, 1)
+    for step in (2, 3):
+        state, report = train_step(state, toy_batch(step))
+        assert float(report["lr"]) == pytest.approx(float(make_schedule(CONFIG, TOTAL)(step)))
+    assert bool(report["finite"]) and (int(state["step"]), int(state["skipped"])) == (4, 1)
     assert np.any(np.asarray(state["params"]["w"]) != before["params"]["w"])
 
 

@@ -91,7 +91,12 @@ def start_command(cache: Path, *arguments: str, before: str = "", wrapper: Seque
     return subprocess.Popen(
         [*wrapper, sys.executable, "-c", code, *arguments],
         cwd=REPOSITORY,
-        env={**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(REPOSITORY)},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            "XDG_CACHE_HOME": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -159,15 +164,16 @@ shutil.copyfile = copyfile
 """
 
 
-def slow_steps(seconds: float) -> str:
-    """Code for `before`: each logged step takes at least that long."""
+def slow_steps(seconds: float, first: int = 1) -> str:
+    """Code for `before`: each step from `first` on takes at least that long."""
     return f"""
 import time
 from minimind_jax.training.metrics import MetricsLog
 write = MetricsLog.write
 def write_slowly(self, line):
     write(self, line)
-    time.sleep({seconds})
+    if line["step"] >= {first}:
+        time.sleep({seconds})
 MetricsLog.write = write_slowly
 """
 

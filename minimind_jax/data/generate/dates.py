@@ -30,7 +30,7 @@ _EVENT_DAYS = {
 
 
 def _draw_weekday(rng: Random) -> Operands:
-    return (below(rng, len(EVENTS)), below(rng, 7), pick(rng, (1, 1, -1, 2)))
+    return (below(rng, len(EVENTS)), below(rng, 7), pick(rng, (1, 1, 1, -1, -1, 2)))
 
 
 def _render_weekday(rng: Random, operands: Operands, language: Language) -> Text:

@@ -32,9 +32,15 @@ FAMILIES = (
     STORY,
 )
 
+_BY_NAME = {family.name: family for family in FAMILIES}
+# The families that a model of a few million parameters can learn in minutes come more often than the others.
+_EASY = (COMPARISON, UNITS, COUNTING, WEEKDAY, MONTH, LISTS, REPEAT, DEFINITION)
+_OFTEN = (*FAMILIES, *_EASY, *_EASY)
+
 Record = dict[str, Any]
 
-_QUESTION_ANSWER = {"zh": "问题：{}\n答案：{}", "en": "Question: {}\nAnswer: {}"}
+_QUESTION = {"zh": "问题：{}", "en": "Question: {}"}
+_ANSWER = {"zh": "答案：{}", "en": "Answer: {}"}
 _SYSTEMS = {
     "zh": (
         "你是一个乐于助人的助手。",
@@ -54,26 +60,47 @@ _MULTI_TURN_SHARE = 0.2
 
 
 def documents(rng: Random, split: Split) -> Iterator[Record]:
-    """Pretraining texts, Chinese and English in turn: plain statements, or questions with their answers."""
+    """Pretraining texts, Chinese and English in turn: statements, questions with answers, on one matter or several."""
     while True:
         for language in LANGUAGES:
-            family = pick(rng, FAMILIES)
-            if family is STORY:
-                item = family.sample(rng, split, language)
-                text = item.statement if rng.random() < 0.5 else _prose(item)
-            elif rng.random() < 0.5:
-                items = (family.sample(rng, split, language) for _ in range(between(rng, 2, 4)))
+            item = _sample(rng, split, language)
+            kind = rng.random()
+            if item.family == STORY.name:
+                text = item.statement if kind < 0.3 else _story_with_questions(rng, item)
+            elif kind < 0.4:
+                text = "\n".join(_views(rng, item))
+            elif kind < 0.7:
+                items = [item, *_more(rng, item, split)]
                 text = ("" if language == "zh" else " ").join(item.statement for item in items)
             else:
-                text = "\n".join(_prose(family.sample(rng, split, language)) for _ in range(between(rng, 2, 3)))
+                text = "\n".join(_asked(item) for item in [item, *_more(rng, item, split)])
             yield {"text": text}
 
 
-def _prose(item: Item) -> str:
-    if item.family == STORY.name:
-        # The prompt has its own "Question:" line, below the story.
-        return f"{item.question}\n{'答案：' if item.language == 'zh' else 'Answer: '}{item.answer}"
-    return _QUESTION_ANSWER[item.language].format(item.question, item.answer)
+def _more(rng: Random, item: Item, split: Split) -> list[Item]:
+    family = _BY_NAME[item.family]
+    return [family.sample(rng, split, item.language) for _ in range(between(rng, 1, 2))]
+
+
+def _views(rng: Random, item: Item) -> list[str]:
+    """The same operands a few times over, so that a model has a reason to look back at what it has read."""
+    family = _BY_NAME[item.family]
+    again = [family.item(rng, item.operands, item.language) for _ in range(between(rng, 1, 2))]
+    return list(dict.fromkeys([item.statement, *(_asked(view) for view in again)]))
+
+
+def _story_with_questions(rng: Random, item: Item) -> str:
+    question, answer = follow_up(rng, item.operands, item.language, item.question)
+    # The item's question already has its "Question:" line, below the story.
+    return f"{item.question}\n{_ANSWER[item.language].format(item.answer)}\n" + _prose(item.language, question, answer)
+
+
+def _asked(item: Item) -> str:
+    return _prose(item.language, item.question, item.answer)
+
+
+def _prose(language: Language, question: str, answer: str) -> str:
+    return f"{_QUESTION[language].format(question)}\n{_ANSWER[language].format(answer)}"
 
 
 def conversations(rng: Random, split: Split) -> Iterator[Record]:
@@ -122,7 +149,7 @@ def questions(rng: Random, per_family: int) -> Iterator[Record]:
 
 
 def _sample(rng: Random, split: Split, language: Language) -> Item:
-    return pick(rng, FAMILIES).sample(rng, split, language)
+    return pick(rng, _OFTEN).sample(rng, split, language)
 
 
 def _opening(rng: Random, split: Split, language: Language) -> list[Record]:
