@@ -27,12 +27,24 @@ Params = dict[str, Any]  # nested dicts of arrays
 # attend(layer_cache, q, k, v) -> (new_layer_cache, out): how a block uses its keys and values.
 AttendFn = Callable[[Any, jax.Array, jax.Array, jax.Array], tuple[Any, jax.Array]]
 
-_INIT_STD = 0.02  # GPT-2's and Llama's
+_EMBED_STD = 0.02  # GPT-2's and Llama's
 
 
 def _weight(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, sharding: tuple[str | None, ...]) -> nnx.Param:
     value = jax.random.normal(rngs.params(), shape, jnp.float32) * std
     return nnx.Param(value, out_sharding=sharding)
+
+
+def _linear(
+    rngs: nnx.Rngs, fan_in: int, fan_out: int, sharding: tuple[str | None, ...], gain: float = 1.0
+) -> nnx.Param:
+    """A (fan_in, fan_out) matrix that keeps its input's scale at any width (LeCun); figures: docs/log.md."""
+    return _weight(rngs, (fan_in, fan_out), gain * fan_in**-0.5, sharding)
+
+
+def _residual_gain(c: ModelConfig) -> float:
+    """Projections back into the residual stream start smaller: 2L of them add up (GPT-2, section 2.3)."""
+    return (2 * c.n_layers) ** -0.5
 
 
 def _scale(size: int) -> nnx.Param:
@@ -50,11 +62,10 @@ class Attention(nnx.Module):
     def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
         q_size, kv_size = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
         self.config = c
-        self.q = _weight(rngs, (c.dim, q_size), _INIT_STD, ("fsdp", None))
-        self.k = _weight(rngs, (c.dim, kv_size), _INIT_STD, ("fsdp", None))
-        self.v = _weight(rngs, (c.dim, kv_size), _INIT_STD, ("fsdp", None))
-        # Projections back into the residual stream start smaller by sqrt(2L) (GPT-2, section 2.3).
-        self.o = _weight(rngs, (q_size, c.dim), _INIT_STD * (2 * c.n_layers) ** -0.5, (None, "fsdp"))
+        self.q = _linear(rngs, c.dim, q_size, ("fsdp", None))
+        self.k = _linear(rngs, c.dim, kv_size, ("fsdp", None))
+        self.v = _linear(rngs, c.dim, kv_size, ("fsdp", None))
+        self.o = _linear(rngs, q_size, c.dim, (None, "fsdp"), _residual_gain(c))
         if c.qk_norm:
             self.q_norm, self.k_norm = _scale(c.head_dim), _scale(c.head_dim)
 
@@ -73,9 +84,9 @@ class MLP(nnx.Module):
     """SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
 
     def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
-        self.gate = _weight(rngs, (c.dim, c.ffn_dim), _INIT_STD, ("fsdp", None))
-        self.up = _weight(rngs, (c.dim, c.ffn_dim), _INIT_STD, ("fsdp", None))
-        self.down = _weight(rngs, (c.ffn_dim, c.dim), _INIT_STD * (2 * c.n_layers) ** -0.5, (None, "fsdp"))
+        self.gate = _linear(rngs, c.dim, c.ffn_dim, ("fsdp", None))
+        self.up = _linear(rngs, c.dim, c.ffn_dim, ("fsdp", None))
+        self.down = _linear(rngs, c.ffn_dim, c.dim, (None, "fsdp"), _residual_gain(c))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         gate, up, down = (w[...].astype(x.dtype) for w in (self.gate, self.up, self.down))
@@ -97,12 +108,12 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
     def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
         self.config = c
-        self.embed = _weight(rngs, (c.vocab_size, c.dim), _INIT_STD, (None, "fsdp"))
+        self.embed = _weight(rngs, (c.vocab_size, c.dim), _EMBED_STD, (None, "fsdp"))
         stack = nnx.vmap(lambda rngs: Block(c, rngs), transform_metadata={nnx.PARTITION_NAME: None})
         self.blocks = stack(rngs.split(c.n_layers))  # every leaf (L, ...)
         self.final_norm = _scale(c.dim)
         if not c.tie_embeddings:
-            self.lm_head = _weight(rngs, (c.dim, c.vocab_size), _INIT_STD, ("fsdp", None))
+            self.lm_head = _weight(rngs, (c.dim, c.vocab_size), _EMBED_STD, ("fsdp", None))
 
     def __call__(
         self,

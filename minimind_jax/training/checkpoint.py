@@ -69,8 +69,7 @@ class Checkpointer:
             read = self._manager.restore(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonRestore()))
         except (ValueError, FileNotFoundError, KeyError) as e:
             raise UserError(
-                f"checkpoint {where} cannot be read ({_first_line(e)}): delete it to continue "
-                "from the one before"
+                f"checkpoint {where} cannot be read ({_first_line(e)}): delete it to continue from the one before"
             ) from None
         optimizer = serialization.from_state_dict(abstract_state["opt_state"], read["opt_state"]["optimizer"])
         counters = {key: read["opt_state"][key] for key in ("step", "skipped")}
