@@ -66,7 +66,7 @@ def _match(name: str, key: str) -> list[Path]:
             raise UserError(f"{key}: no file matches {name}")
     for path in paths:
         if not path.exists():
-            raise UserError(f"{key}: {path} does not exist")
+            raise UserError(f"{key}: {path} does not exist: set --config.{key}=FILE.jsonl")
         if path.is_dir():
             raise UserError(f"{key}: {path} is a directory: name its files, e.g. {path}/*.jsonl")
         if not path.is_file():

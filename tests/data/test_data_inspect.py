@@ -94,7 +94,10 @@ def test_the_command(tmp_path: Path) -> None:
     assert "⟦<|im_start|>⟧" in result.stdout
 
     result = run_inspect(*flags, "--config.data.path=nowhere.jsonl")
-    assert (result.returncode, result.stderr) == (1, "error: data.path: nowhere.jsonl does not exist\n")
+    assert (result.returncode, result.stderr) == (
+        1,
+        "error: data.path: nowhere.jsonl does not exist: set --config.data.path=FILE.jsonl\n",
+    )
 
 
 def test_the_data_room_does_not_need_jax() -> None:

@@ -305,7 +305,7 @@ def test_the_command_prints_one_line_and_fails(tmp_path, corpus):
     cases = [
         (
             ["--config.data.path=" + str(tmp_path / "no.jsonl")],
-            f"error: data.path: {tmp_path}/no.jsonl does not exist\n",
+            f"error: data.path: {tmp_path}/no.jsonl does not exist: set --config.data.path=FILE.jsonl\n",
         ),
         (["--config.model.dmi=8"], "error: unknown config key model.dmi: did you mean model.dim?\n"),
         (["--config.batch_size=9", "--config.accum_steps=2"], "error: batch_size=9 is not divisible by accum_steps=2"),
