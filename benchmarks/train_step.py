@@ -1,6 +1,6 @@
 """One training step, ours against PyTorch's with transformers' model, side by side.
 
-    python -m benchmarks.train_step --preset tiny --batch 8 --seq-len 256 [--repeats 10] [--compile] [--json OUT]
+    python -m benchmarks.train_step --preset tiny --batch 8 --seq-len 256 [--scan-unroll N] [--repeats N] [--compile]
 
 A step is forward, backward, clipping and AdamW in float32, from the same weights, on the same batch of full rows (one
 document each, so that PyTorch needs no mask) and with the same number of threads: one for every core that the process
@@ -168,6 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="tiny", choices=["tiny", "minimind2_small"], help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=8, help="rows a step (default: %(default)s)")
+    parser.add_argument("--scan-unroll", type=int, default=1, help="our scan_unroll (default: %(default)s)")
     parser.add_argument("--seq-len", type=int, default=256, help="tokens a row (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=10, help="timed steps of each (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="torch.compile PyTorch's forward and backward")
@@ -186,6 +187,7 @@ def main() -> None:
             optim=OptimConfig(schedule="constant"),
             steps=1,
             batch_size=args.batch,
+            scan_unroll=args.scan_unroll,
         )
         result = measure(config, args.repeats, args.compile)
         low, high = result["ratio_quartiles"]

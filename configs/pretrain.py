@@ -51,6 +51,7 @@ def for_cpu(c) -> None:
     """What goes with the tiny model: an epoch, in steps that two CPU cores take seconds for."""
     c.workdir = "out/tiny/pretrain"
     c.epochs, c.batch_size, c.accum_steps, c.remat = 1.0, 4, 1, "none"
+    c.scan_unroll = 4
     c.data.max_seq_len = 512
     c.optim.lr, c.optim.warmup_steps = 2e-3, 100
     c.log_every, c.eval_every, c.save_every = 4, 200, 100
