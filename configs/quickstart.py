@@ -36,7 +36,7 @@ def get_config(arg: str = ""):
     c.save_every = 450
     c.sample_prompts = (
         "问题：36和63哪个更大？\n答案：",
-        "今天是星期二，明天是",
+        "有一天，小明",
         "Question: How many centimeters are 7 meters?\nAnswer:",
         "One day Tom",
     )
