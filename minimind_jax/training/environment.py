@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -21,9 +23,17 @@ def prepare(config: Config) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
     # XLA's autotuning caches would make a kernel's choice depend on what ran before.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
-    # Orbax logs the whole traceback of an error that it raises as well.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Orbax (and asyncio, which it writes through) logs the whole traceback of an error that it raises as well.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _report_unraisable
     _join_other_processes(config)
+
+
+def _report_unraisable(unraisable: Any) -> None:
+    # Writes of a save that has failed already (disk full) find their event loop gone; the failure itself is reported.
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def cache_directory() -> Path:
