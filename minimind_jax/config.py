@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from minimind_jax.errors import UserError
@@ -232,6 +234,11 @@ class Config:
             _between(f"optim.{key}", getattr(o, key), 0.0, 1.0)
             if getattr(o, key) == 1:
                 raise UserError(f"optim.{key}=1 never updates Adam's moments: take less than 1")
+
+
+def cache_directory() -> Path:
+    """Where token stores and compiled programs are kept: $XDG_CACHE_HOME/minimind_jax, else ~/.cache/minimind_jax."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minimind_jax"
 
 
 def from_recipe(

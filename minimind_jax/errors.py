@@ -12,6 +12,11 @@ class UserError(Exception):
     """Says what is wrong, where (path, line, key) and how to mend it."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error of a library says, without the pages that may follow."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Wraps a command's `main`: prints a `UserError` as one line on stderr and exits with 1."""

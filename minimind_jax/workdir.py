@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 
 from minimind_jax import hf_format
 from minimind_jax.config import ModelConfig
-from minimind_jax.errors import UserError
+from minimind_jax.errors import UserError, first_line
 from minimind_jax.model import Params, abstract_params
 from minimind_jax.tokenizer import Tokenizer, load_tokenizer
 
@@ -160,7 +160,7 @@ def read_params(workdir: Workdir, step: int, config: ModelConfig) -> Params:
         except (ValueError, FileNotFoundError, KeyError) as e:
             raise UserError(
                 f"checkpoint {workdir.checkpoints / str(step)} is damaged, or not of the model that {workdir.config} "
-                f"describes: {str(e).splitlines()[0]}"
+                f"describes: {first_line(e)}"
             ) from None
     for (path, have), want in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(expected), strict=True):
         if have.shape != want.shape:

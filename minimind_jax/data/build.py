@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minimind_jax.config import cache_directory
 from minimind_jax.data.content import Content, recall_hash, remember_hash, scan
 from minimind_jax.data.jsonl import BadLine, check_bad_lines
 from minimind_jax.data.progress import Progress
@@ -25,7 +26,6 @@ from minimind_jax.errors import UserError
 if TYPE_CHECKING:
     from minimind_jax.tokenizer import Tokenizer
 
-DEFAULT_CACHE_DIR = "~/.cache/minimind_jax/tokens"
 # Below this, starting processes takes longer than tokenising.
 MIN_BYTES_FOR_WORKERS = 4 * 2**20
 
@@ -48,7 +48,7 @@ def open_store(path: Path, tokenizer: Tokenizer, cache_dir: str = "", num_worker
       UserError: the file or the cache directory cannot be used, or the file changes meanwhile.
       OSError: ENOSPC, the disk is full; nothing of the store is left.
     """
-    cache = Path(cache_dir or DEFAULT_CACHE_DIR).expanduser()
+    cache = Path(cache_dir).expanduser() if cache_dir else cache_directory() / "tokens"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         known = recall_hash(path, cache)

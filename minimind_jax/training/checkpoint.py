@@ -19,7 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 from flax import serialization
 
-from minimind_jax.errors import UserError
+from minimind_jax.errors import UserError, first_line
 from minimind_jax.training.step import TrainState
 from minimind_jax.workdir import Workdir
 
@@ -69,7 +69,7 @@ class Checkpointer:
             read = self._manager.restore(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonRestore()))
         except (ValueError, FileNotFoundError, KeyError) as e:
             raise UserError(
-                f"checkpoint {where} cannot be read ({_first_line(e)}): delete it to continue from the one before"
+                f"checkpoint {where} cannot be read ({first_line(e)}): delete it to continue from the one before"
             ) from None
         optimizer = serialization.from_state_dict(abstract_state["opt_state"], read["opt_state"]["optimizer"])
         counters = {key: read["opt_state"][key] for key in ("step", "skipped")}
@@ -104,7 +104,3 @@ def _items(state: TrainState) -> tuple[Any, Any]:
     # Plain dicts: paths on disk carry no class of Optax's, so that its refactorings cannot break old checkpoints.
     optimizer = serialization.to_state_dict(state["opt_state"])
     return state["params"], {"optimizer": optimizer, "step": state["step"], "skipped": state["skipped"]}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 
-from minimind_jax.config import Config
+from minimind_jax.config import Config, cache_directory
 from minimind_jax.errors import UserError
 
 
@@ -34,10 +33,6 @@ def _report_unraisable(unraisable: Any) -> None:
     # Writes of a save that has failed already (disk full) find their event loop gone; the failure itself is reported.
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
-
-
-def cache_directory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minimind_jax"
 
 
 def _join_other_processes(config: Config) -> None:

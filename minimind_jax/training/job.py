@@ -13,7 +13,7 @@ from minimind_jax import workdir as workdirs
 from minimind_jax.config import Config
 from minimind_jax.data import RowSource
 from minimind_jax.data.rows import step_row_ids
-from minimind_jax.errors import UserError
+from minimind_jax.errors import UserError, first_line
 from minimind_jax.model import abstract_params, init_params
 from minimind_jax.objectives import Batch, Objective
 from minimind_jax.tokenizer import Tokenizer
@@ -110,5 +110,5 @@ def check_memory_error(error: Exception) -> Exception:
         return error
     return UserError(
         "out of device memory: raise accum_steps (same batch_size, smaller micro-batches), set remat=dots or "
-        f"remat=full, shorten data.max_seq_len, or shard the model with mesh.fsdp ({message.splitlines()[0]})"
+        f"remat=full, shorten data.max_seq_len, or shard the model with mesh.fsdp ({first_line(error)})"
     )

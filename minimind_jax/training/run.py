@@ -48,7 +48,6 @@ def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
     begun = bool(recipe.get("workdir")) and bool(workdir.steps())
     source = str(workdir.path) if begun else recipe["init_from"]
     config = from_recipe(recipe, user_set, workdirs.model_config(source) if recipe["init_from"] else None)
-    config = dataclasses.replace(config, data=_with_cache_dir(config))
     environment.prepare(config)
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
@@ -106,8 +105,3 @@ def open_tokenizer(config: Config, source: str) -> Tokenizer:
 def open_stage(config: Config, tokenizer: Tokenizer) -> Stage:
     rows, val_rows = open_pretrain(config.data, tokenizer, config.seed)
     return Stage(rows, val_rows, language_modelling)
-
-
-def _with_cache_dir(config: Config):
-    cache = config.data.cache_dir or str(environment.cache_directory() / "tokens")
-    return dataclasses.replace(config.data, cache_dir=cache)
