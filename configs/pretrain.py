@@ -21,8 +21,7 @@ from minimind_jax.recipe import MODEL_PRESETS, apply_argument, base_recipe
 
 
 def get_config(arg: str = ""):
-    c = base_recipe()
-    c.stage = "pretrain"
+    c = base_recipe("pretrain")
     c.workdir = "out/pretrain"
     c.epochs = 12.0
     c.batch_size = 256
@@ -42,9 +41,7 @@ def get_config(arg: str = ""):
     c.eval_every = 1000
     c.save_every = 500
     c.sample_prompts = ("中国的首都是", "太阳系中最大的行星是", "The history of", "Once upon a time")
-    if "tiny" in arg.split(","):
-        for_cpu(c)
-    return apply_argument(c, arg, smoke)
+    return apply_argument(c, arg, smoke, for_cpu)
 
 
 def for_cpu(c) -> None:

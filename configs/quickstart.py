@@ -10,8 +10,7 @@ from minimind_jax.recipe import apply_argument, base_recipe
 
 
 def get_config(arg: str = ""):
-    c = base_recipe()
-    c.stage = "pretrain"
+    c = base_recipe("pretrain")
     c.workdir = "out/quickstart/pretrain"
     c.tokenizer = "out/quickstart/tokenizer"
     c.steps = 1800

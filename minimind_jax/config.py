@@ -11,10 +11,11 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from minimind_jax.errors import UserError
 
+STAGES = ("pretrain", "sft", "dpo")
 _MAX_SEED = 2**31 - 1  # it goes into jitted code as an int32
 
 
@@ -90,7 +91,56 @@ class DataConfig:
     num_workers: int = 0  # processes that tokenise; 0 = one per CPU core
     cache_dir: str = ""  # token stores; "" = ~/.cache/minimind_jax/tokens
     max_bad_share: float = 0.01  # share of unusable lines that is tolerated
-    truncate: str = "turn"  # chat stages: turn | drop | cut; pretraining splits instead
+    truncate: str = "turn"  # conversations that are too long: turn | drop | cut; pretraining splits instead
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """MiniMind's augmentations; which examples they hit is a function of (seed, epoch, example)."""
+
+    system_prompt_prob: float = 0.0  # conversations without a system message that get a random one
+    empty_think_drop_prob: float = 0.2  # conversations that lose the empty think block of their last answer
+
+    def __post_init__(self) -> None:
+        for key in ("system_prompt_prob", "empty_think_drop_prob"):
+            _between(f"sft.{key}", getattr(self, key), 0.0, 1.0)
+
+
+PREFERENCE_LOSSES = ("sigmoid", "ipo", "hinge", "robust", "apo_zero", "simpo", "orpo")
+REFERENCE_FREE = ("simpo", "orpo")
+
+
+@dataclass(frozen=True)
+class DpoConfig:
+    """Formulas and papers: minimind_jax/objectives/preference.py."""
+
+    loss: str = "sigmoid"  # sigmoid | ipo | hinge | robust | apo_zero | simpo | orpo
+    beta: float = 0.1
+    label_smoothing: float = 0.0  # share of pairs taken to be the wrong way round: sigmoid, robust, simpo
+    margin: float = 0.5  # gamma of simpo, target difference of the rewards
+    sft_weight: float = 0.0  # weight of the mean negative log-likelihood of the chosen answers' tokens
+    logp: str = "sum"  # sum | mean over an answer's tokens; ipo, simpo and orpo are defined on the mean
+
+    def __post_init__(self) -> None:
+        _one_of("dpo.loss", self.loss, PREFERENCE_LOSSES)
+        _one_of("dpo.logp", self.logp, ("sum", "mean"))
+        _positive("dpo.beta", self.beta)
+        _at_least("dpo.margin", self.margin, 0.0)
+        _at_least("dpo.sft_weight", self.sft_weight, 0.0)
+        _between("dpo.label_smoothing", self.label_smoothing, 0.0, 0.5)
+        if self.label_smoothing == 0.5:
+            raise UserError("dpo.label_smoothing=0.5 says that the pairs carry no information: take less")
+        if self.label_smoothing and self.loss not in ("sigmoid", "robust", "simpo"):
+            raise UserError(f"dpo.label_smoothing has no meaning for dpo.loss={self.loss}: set it to 0")
+        if self.loss == "orpo" and not self.sft_weight:
+            raise UserError(
+                "dpo.loss=orpo is the likelihood of the chosen answers plus beta times the odds ratio: "
+                "set dpo.sft_weight=1.0"
+            )
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.loss not in REFERENCE_FREE
 
 
 @dataclass(frozen=True)
@@ -158,12 +208,25 @@ class Config:
     save_every: int = 0
     keep: int = 2
     sample_prompts: tuple[str, ...] = ()
+    sft: SftConfig | None = None  # in the recipe of that stage only, like dpo
+    dpo: DpoConfig | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """All keys that the stage's recipe has."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
     def __post_init__(self) -> None:
-        _one_of("stage", self.stage, ("pretrain",))
+        _one_of("stage", self.stage, STAGES)
+        for section in STAGES:
+            if getattr(self, section, None) is not None and section != self.stage:
+                raise UserError(f"section {section} belongs to stage {section}, not to stage {self.stage}: remove it")
+        if self.stage == "dpo":
+            if not self.init_from:
+                raise UserError(
+                    "stage dpo improves a model that can chat already: name it by --config.init_from=WORKDIR_OR_HF_DIR"
+                )
+            if self.dpo is None:
+                raise UserError('a recipe of stage dpo needs a section dpo: make it by base_recipe("dpo")')
         if not self.workdir:
             raise UserError("workdir is empty: name the directory that the run shall write to")
         for key in ("batch_size", "accum_steps", "scan_unroll", "keep"):
@@ -172,8 +235,6 @@ class Config:
             _at_least(key, getattr(self, key), 0)
         if self.seed > _MAX_SEED:
             raise UserError(f"seed={self.seed} must be at most {_MAX_SEED}")
-        if self.seed >= 2**32:
-            raise UserError(f"seed={self.seed} does not fit into 32 bits: take a smaller one")
         if not self.steps and not self.epochs:
             raise UserError("steps and epochs are both 0: set one of them (steps > 0 wins over epochs)")
         if self.batch_size % self.accum_steps:
@@ -308,11 +369,18 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     return cls(**kwargs)
 
 
+def section_class(hint: Any) -> type | None:
+    """The dataclass of a config section, whether it is optional or not; None for a plain value."""
+    candidates = [c for c in get_args(hint) or (hint,) if dataclasses.is_dataclass(c)]
+    return candidates[0] if candidates else None  # type: ignore[return-value]
+
+
 def _convert(hint: Any, value: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(hint):
+    section = section_class(hint)
+    if section:
         if not hasattr(value, "items"):
             raise UserError(f"{name} must be a section of keys, not {value!r}")
-        return _build(hint, value, name)  # type: ignore[arg-type]
+        return _build(section, value, name)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if hint == tuple[str, ...]:

@@ -31,13 +31,25 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
 _LOAD_ERRORS = (AttributeError, KeyError, TypeError, ValueError, flags.Error)
 
 
-def base_recipe() -> ConfigDict:
-    """All keys with their defaults; keys without one are placeholders that a recipe fills."""
-    return _section(typed.Config)
+def base_recipe(stage: str) -> ConfigDict:
+    """All keys of a stage's recipe with their defaults; keys without one are placeholders that a recipe fills."""
+    recipe = _section(typed.Config)
+    recipe.stage = stage
+    section = typed.section_class(typing.get_type_hints(typed.Config).get(stage))
+    if section:
+        recipe[stage] = _section(section)
+    return recipe
 
 
-def apply_argument(recipe: ConfigDict, arg: str, smoke: Callable[[ConfigDict], None]) -> ConfigDict:
+Shrink = Callable[[ConfigDict], None]
+
+
+def apply_argument(recipe: ConfigDict, arg: str, smoke: Shrink, tiny: Shrink | None = None) -> ConfigDict:
     """Applies `--config file.py:ARG`: a model preset, `smoke`, or both separated by a comma.
+
+    Args:
+      smoke: makes a run of a minute.
+      tiny: what goes with the model of that name, apart from its sizes.
 
     Raises UserError for any other word.
     """
@@ -46,6 +58,8 @@ def apply_argument(recipe: ConfigDict, arg: str, smoke: Callable[[ConfigDict], N
         if word in MODEL_PRESETS:
             # Back to "derived" first: a preset that leaves these out means its own ratio.
             recipe.model.update(dict(head_dim=0, ffn_dim=0, qk_norm=False) | MODEL_PRESETS[word])
+            if word == "tiny" and tiny:
+                tiny(recipe)
         elif word != "smoke":
             known = ", ".join([*MODEL_PRESETS, "smoke"])
             raise UserError(f"recipe argument {word!r} is not one of {known}")
@@ -92,7 +106,7 @@ def _recipe_path(argv: Sequence[str]) -> Path:
 
 
 def _explain(error: Exception, argv: Sequence[str], path: Path) -> str:
-    keys = _flatten(base_recipe())
+    keys = [key for stage in typed.STAGES for key in _flatten(base_recipe(stage))]
     for arg in argv:
         name = arg.partition("=")[0].removeprefix("--config.")
         if arg.startswith("--config.") and isinstance(error, (AttributeError, KeyError)) and name not in keys:
@@ -112,6 +126,8 @@ def _flatten(recipe: Mapping[str, Any], prefix: str = "") -> list[str]:
 def _section(cls: type) -> ConfigDict:
     section = ConfigDict()
     for name, hint in typing.get_type_hints(cls).items():
+        if name in typed.STAGES:
+            continue  # a stage's own section stands in its own recipes only
         if hasattr(hint, "__dataclass_fields__"):
             section[name] = _section(hint)
         elif name in vars(cls):

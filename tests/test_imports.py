@@ -23,12 +23,14 @@ ALLOWED = {
     "minimind_jax.data": {"config", "tokenizer", "errors"},
     "minimind_jax.data.generate": {"errors"},
     "minimind_jax.data.__main__": {"data", "config", "recipe", "tokenizer", "errors"},
-    "minimind_jax.objectives": {"model", "errors"},
+    "minimind_jax.objectives": {"model", "config", "errors"},
     "minimind_jax.hf_format": {"model", "config", "errors"},
     "minimind_jax.workdir": {"hf_format", "model", "tokenizer", "config", "errors"},
     "minimind_jax.inference": {"workdir", "model", "tokenizer", "config", "errors"},
     # Scores texts as training does: jsonl reading and the loss are shared, not copied.
-    "minimind_jax.evaluation": {"workdir", "model", "tokenizer", "config", "errors", "data", "objectives"},
+    "minimind_jax.evaluation": {
+        "workdir", "model", "tokenizer", "config", "errors", "data", "data.generate", "objectives", "inference",
+    },
     "minimind_jax.training": {
         "objectives", "data", "model", "workdir", "tokenizer", "inference", "evaluation", "config", "errors",
     },

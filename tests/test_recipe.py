@@ -78,7 +78,7 @@ def test_overrides_apply_and_are_reported():
 
 
 def test_the_base_recipe_has_every_key_of_the_config():
-    base = base_recipe()
+    base = base_recipe("pretrain")
     base.stage, base.workdir, base.steps, base.data.path = "pretrain", "out", 1, "a.jsonl"
     filled = from_recipe(base).to_dict()
 
@@ -120,7 +120,7 @@ def test_the_recipe_is_locked_against_new_keys(tmp_path: Path):
     recipe = tmp_path / "mine.py"
     recipe.write_text(
         "from minimind_jax.recipe import base_recipe\n"
-        "def get_config(arg=''):\n    c = base_recipe()\n    c.model.layers = 3\n    return c\n"
+        "def get_config(arg=''):\n    c = base_recipe('pretrain')\n    c.model.layers = 3\n    return c\n"
     )
     with pytest.raises(UserError, match=r"unknown config key model\.layers"):
         from_recipe(load(f"--config={recipe}")[0])

@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     recipe, user_set = load_recipe([parser.prog, *recipe_flags])
     config = from_recipe(recipe, user_set)
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    print_rows(config.data, load_tokenizer(config.tokenizer), config.seed, args.rows, console)
+    print_rows(config, load_tokenizer(config.tokenizer), args.rows, console)
 
 
 if __name__ == "__main__":

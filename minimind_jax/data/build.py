@@ -17,6 +17,7 @@ import numpy as np
 
 from minimind_jax.config import cache_directory
 from minimind_jax.data.content import Content, recall_hash, remember_hash, scan
+from minimind_jax.data.encoders import Kind
 from minimind_jax.data.jsonl import BadLine, check_bad_lines
 from minimind_jax.data.progress import Progress
 from minimind_jax.data.store import META_NAME, CorruptStoreError, StoreMeta, TokenStore, store_key
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 MIN_BYTES_FOR_WORKERS = 4 * 2**20
 
 
-def open_store(path: Path, tokenizer: Tokenizer, cache_dir: str = "", num_workers: int = 0) -> TokenStore:
+def open_store(
+    path: Path, tokenizer: Tokenizer, cache_dir: str = "", num_workers: int = 0, kind: Kind = "text"
+) -> TokenStore:
     """The token store of a jsonl file, built where it is not there yet.
 
     A second call for an unchanged file only looks at its size and time and opens the store. Building reads the file
@@ -39,10 +42,11 @@ def open_store(path: Path, tokenizer: Tokenizer, cache_dir: str = "", num_worker
     for the longest, of 16 MiB.
 
     Args:
-      path: jsonl with one {"text": ...} a line.
+      path: jsonl with one record a line.
       tokenizer: for more than one worker it must be loadable from `tokenizer.path`.
       cache_dir: where stores live; "" = ~/.cache/minimind_jax/tokens.
       num_workers: processes that tokenise; 0 = one per CPU core.
+      kind: of the records.
 
     Raises:
       UserError: the file or the cache directory cannot be used, or the file changes meanwhile.
@@ -52,8 +56,8 @@ def open_store(path: Path, tokenizer: Tokenizer, cache_dir: str = "", num_worker
     try:
         cache.mkdir(parents=True, exist_ok=True)
         known = recall_hash(path, cache)
-        store = _open_existing(cache / store_key(known, tokenizer)) if known else None
-        return store or _scan_and_build(path, tokenizer, cache, num_workers)
+        store = _open_existing(cache / store_key(known, tokenizer, kind)) if known else None
+        return store or _scan_and_build(path, tokenizer, cache, num_workers, kind)
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             # write() and fsync() do not say which file; the user needs to know which disk.
@@ -65,19 +69,19 @@ def open_store(path: Path, tokenizer: Tokenizer, cache_dir: str = "", num_worker
         raise
 
 
-def _scan_and_build(path: Path, tokenizer: Tokenizer, cache: Path, num_workers: int) -> TokenStore:
+def _scan_and_build(path: Path, tokenizer: Tokenizer, cache: Path, num_workers: int, kind: Kind) -> TokenStore:
     try:
         stat = path.stat()
     except OSError as e:
         raise UserError(f"{path} cannot be read: {e.strerror}") from None
     content = scan(path)
     remember_hash(path, content.hash, stat, cache)
-    target = cache / store_key(content.hash, tokenizer)
+    target = cache / store_key(content.hash, tokenizer, kind)
     with _locked(cache, target.name, path) as locked:
         store = _open_existing(target)  # another process may have built it while we waited
         if store is None:
             _remove_rubbish(cache, target.name if locked else None)
-            _build(path, content, tokenizer, target, _count_workers(num_workers, content))
+            _build(path, content, tokenizer, target, _count_workers(num_workers, content), kind)
             store = TokenStore.open(target)
     return store
 
@@ -100,11 +104,11 @@ def _count_workers(num_workers: int, content: Content) -> int:
     return 0 if wanted == 1 else min(wanted, len(content))
 
 
-def _build(path: Path, content: Content, tokenizer: Tokenizer, target: Path, num_workers: int) -> None:
+def _build(path: Path, content: Content, tokenizer: Tokenizer, target: Path, num_workers: int, kind: Kind) -> None:
     temporary = _temporary(target)
     temporary.mkdir()
     try:
-        meta = _write_arrays(path, content, tokenizer, temporary, target.name, num_workers)
+        meta = _write_arrays(path, content, tokenizer, temporary, target.name, num_workers, kind)
         with open(temporary / META_NAME, "w", encoding="utf-8") as file:
             file.write(meta.to_json())
             file.flush()
@@ -116,20 +120,21 @@ def _build(path: Path, content: Content, tokenizer: Tokenizer, target: Path, num
 
 
 def _write_arrays(
-    path: Path, content: Content, tokenizer: Tokenizer, directory: Path, key: str, num_workers: int
+    path: Path, content: Content, tokenizer: Tokenizer, directory: Path, key: str, num_workers: int, kind: Kind
 ) -> StoreMeta:
     n_lines = n_records = n_bad = n_docs = n_tokens = 0
     bad: list[BadLine] = []
     progress = Progress(f"tokenising {path}", content.n_bytes)
     with ExitStack() as stack:
-        names = ("tokens", "offsets", "n_bytes", "doc_hash")
-        tokens, offsets, n_bytes, doc_hash = (
+        names = ("tokens", "flags", "offsets", "n_bytes", "doc_hash")
+        tokens, flags, offsets, n_bytes, doc_hash = (
             stack.enter_context(open(directory / f"{name}.bin", "wb")) for name in names
         )
         offsets.write(np.zeros(1, np.uint64).tobytes())
-        parts = stack.enter_context(closing(tokenize_chunks(path, content, tokenizer, num_workers)))
+        parts = stack.enter_context(closing(tokenize_chunks(path, content, tokenizer, num_workers, kind)))
         for end, part in zip(content.ends, parts, strict=True):
             tokens.write(part.tokens.data)
+            flags.write(part.flags.data)
             offsets.write((n_tokens + np.cumsum(part.lengths, dtype=np.uint64)).data)
             n_bytes.write(part.n_bytes.data)
             doc_hash.write(part.doc_hash.data)
@@ -141,7 +146,7 @@ def _write_arrays(
             n_docs += len(part.lengths)
             n_tokens += len(part.tokens)
             progress.update(end, n_tokens)
-        for file in (tokens, offsets, n_bytes, doc_hash):
+        for file in (tokens, flags, offsets, n_bytes, doc_hash):
             file.flush()
             os.fsync(file.fileno())
     progress.close(n_tokens)
@@ -149,6 +154,7 @@ def _write_arrays(
         check_bad_lines(path, n_records, n_bad, bad, max_bad_share=1.0)  # raises
     return StoreMeta(
         key=key,
+        kind=kind,
         content_hash=content.hash,
         tokenizer=tokenizer.fingerprint,
         vocab_size=tokenizer.vocab_size,

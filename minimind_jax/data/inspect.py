@@ -10,11 +10,11 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from minimind_jax.config import DataConfig
+from minimind_jax.config import Config
 from minimind_jax.data.build import open_store
 from minimind_jax.data.jsonl import N_REPORTED
-from minimind_jax.data.pretrain import open_pretrain
-from minimind_jax.data.rows import Batch, PretrainRows
+from minimind_jax.data.open import KIND_OF_STAGE, open_rows
+from minimind_jax.data.rows import Batch, RowSource
 from minimind_jax.data.sources import parse_sources
 
 if TYPE_CHECKING:
@@ -25,11 +25,12 @@ TARGET, CONTEXT, PADDING, HEADING = "green", "dim", "red", "bold"
 VISIBLE = {c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n"} | {0x7F: 0x2421} | dict.fromkeys(range(128, 160))
 
 
-def print_rows(data: DataConfig, tokenizer: Tokenizer, seed: int, n_rows: int, console: Console) -> None:
-    """Prints the files, the epoch and the first `n_rows` rows of training. Raises what `open_pretrain` raises."""
-    train, val = open_pretrain(data, tokenizer, seed)
+def print_rows(config: Config, tokenizer: Tokenizer, n_rows: int, console: Console) -> None:
+    """Prints the files, the epoch and the first `n_rows` rows of training. Raises what `open_rows` raises."""
+    data = config.data
+    train, val = open_rows(config, tokenizer)
     for source in parse_sources(data.path):
-        meta = open_store(source.path, tokenizer, data.cache_dir, data.num_workers).meta
+        meta = open_store(source.path, tokenizer, data.cache_dir, data.num_workers, KIND_OF_STAGE[config.stage]).meta
         console.print(
             f"{source.path}: {meta.n_docs} documents, {meta.n_tokens} tokens, {source.weight}x an epoch, "
             f"{meta.n_bad} bad lines"
@@ -97,7 +98,7 @@ def _shares(batch: Batch) -> str:
     return f"{real} real tokens ({100 * real / n:.2f} %), {targets} targets ({100 * targets / n:.2f} %)"
 
 
-def _describe(rows: PretrainRows) -> str:
+def _describe(rows: RowSource) -> str:
     n = rows.rows_per_epoch * rows.seq_len
     return (
         f"{rows.n_docs} documents, {rows.n_tokens} tokens, {rows.rows_per_epoch} rows of {rows.seq_len}; "

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from minimind_jax.data.store import TokenStore
+from minimind_jax.data.splits import Part
 
 Batch = dict[str, np.ndarray]
 
@@ -20,13 +20,21 @@ class RowSource(Protocol):
     """Rows of `seq_len` tokens. Row r is row `r % rows_per_epoch` of epoch `r // rows_per_epoch`.
 
     `fingerprint` identifies the rows' content (files, tokenizer, weights, split, seq_len), not where it lies.
-    `n_bytes` counts the UTF-8 bytes of an epoch's texts: with the sum of its losses, that is bits per byte.
+    `n_docs`, `n_tokens` and `n_targets` count an epoch's documents (conversations, pairs), their tokens and which of
+    these are targets, weights counted.
+    `n_bytes` counts the UTF-8 bytes of what is learnt in an epoch: with the sum of its losses, that is bits per byte;
+    0 where that says nothing.
     """
 
     rows_per_epoch: int
     seq_len: int
     fingerprint: str
+    n_docs: int
+    n_tokens: int
     n_bytes: int
+
+    @property
+    def n_targets(self) -> int: ...
 
     def batch(self, row_ids: np.ndarray) -> Batch:
         """The rows of these ids, (n,) int64; a negative id gives an empty row, all zeros.
@@ -36,7 +44,8 @@ class RowSource(Protocol):
           targets: int32, the token that follows in the same document, also where it stands in the next row.
           segment_ids: int32, 1, 2, ... by document within the row, 0 = padding.
           positions: int32, from 0 within each segment.
-          target_mask: bool, False for padding and for a document's last token, where `targets` is 0.
+          target_mask: bool, False where the next token is none of the document or not to be learnt: `targets` is 0.
+        Pairs have more arrays, also (n, ...).
         """
         ...
 
@@ -61,15 +70,6 @@ def step_row_ids(step: int, batch_size: int, total_rows: int | None = None) -> n
 def count_rows(epochs: float, rows_per_epoch: int) -> int:
     """Rows of that many epochs, rounded up; 0.07 epochs of 100 rows are 7, as written, whatever binary makes of it."""
     return math.ceil(Fraction(repr(epochs)) * rows_per_epoch)
-
-
-@dataclass(frozen=True)
-class Part:
-    """The documents that one store contributes, (n_docs,) indices in ascending order, each `weight` times an epoch."""
-
-    store: TokenStore
-    docs: np.ndarray
-    weight: int = 1
 
 
 @dataclass(frozen=True)

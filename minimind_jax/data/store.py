@@ -1,6 +1,6 @@
 """The token store: a jsonl file tokenised once, as memory-mapped arrays in a directory of the cache.
 
-    <cache_dir>/<key>/       tokens.bin offsets.bin n_bytes.bin doc_hash.bin meta.json
+    <cache_dir>/<key>/       tokens.bin offsets.bin n_bytes.bin doc_hash.bin meta.json; of conversations also flags.bin
     <cache_dir>/<key>.lock   held by the process that builds the store
     <cache_dir>/<key>.tmp-*  a store that is being built; without a holder of the lock it is rubbish
     <cache_dir>/content/     remembered content hashes of files
@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minimind_jax.data.encoders import RECORD_FORMATS, Kind
 from minimind_jax.data.jsonl import BadLine
-from minimind_jax.data.worker import token_dtype
 
 if TYPE_CHECKING:
     from minimind_jax.tokenizer import Tokenizer
 
-FORMAT_VERSION = 1
-RECORD_FORMAT = "text: BOS text EOS"
+FORMAT_VERSION = 2
 META_NAME = "meta.json"
 
 
@@ -41,16 +40,18 @@ class StoreMeta:
 
     Attributes:
       key: the store's name, and its identity.
+      kind: of its records.
       content_hash: hash of the jsonl file's bytes.
       tokenizer: the tokenizer's fingerprint.
       vocab_size: of that tokenizer; decides the type of `tokens`.
-      n_docs, n_tokens: documents, and their tokens with BOS and EOS.
+      n_docs, n_tokens: documents (two for each pair), and their tokens.
       n_records: lines of the file that are not blank.
       n_bad: unusable lines among them.
       bad: the first of these.
     """
 
     key: str
+    kind: Kind
     content_hash: str
     tokenizer: str
     vocab_size: int
@@ -76,15 +77,17 @@ class TokenStore:
     """A tokenised file; the arrays are memory-mapped and read-only.
 
     Attributes:
-      tokens: (n_tokens,) uint16 while the vocabulary fits, else uint32; each document as BOS text EOS.
+      tokens: (n_tokens,) uint16 while the vocabulary fits, else uint32; see `encoders` for what a document is.
+      flags: (n_tokens,) uint8, bits of `chat`; (0,) for texts, whose tokens are all targets.
       offsets: (n_docs + 1,) uint64; document d is tokens[offsets[d] : offsets[d + 1]].
-      n_bytes: (n_docs,) uint32, UTF-8 bytes of each text.
-      doc_hash: (n_docs,) uint64, hash of each text.
+      n_bytes: (n_docs,) uint32, UTF-8 bytes of the text that is learnt of each.
+      doc_hash: (n_docs,) uint64, decides on which side of a split a document is.
     """
 
     path: Path
     meta: StoreMeta
     tokens: np.ndarray
+    flags: np.ndarray
     offsets: np.ndarray
     n_bytes: np.ndarray
     doc_hash: np.ndarray
@@ -101,10 +104,7 @@ class TokenStore:
             raise FileNotFoundError(path)
         try:
             meta = StoreMeta.from_json((path / META_NAME).read_text("utf-8"))
-            arrays = {
-                name: _map(path / f"{name}.bin", dtype, n)
-                for name, (dtype, n) in _layout(meta.vocab_size, meta.n_docs, meta.n_tokens).items()
-            }
+            arrays = {name: _map(path / f"{name}.bin", dtype, n) for name, (dtype, n) in _layout(meta).items()}
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise CorruptStoreError(f"{path}: {e}") from e
         if meta.key != path.name or meta.format_version != FORMAT_VERSION:
@@ -114,22 +114,30 @@ class TokenStore:
         return cls(path=path, meta=meta, **arrays)
 
 
-def store_key(content_hash: str, tokenizer: Tokenizer) -> str:
+def store_key(content_hash: str, tokenizer: Tokenizer, kind: Kind) -> str:
     """The name of a store."""
-    parts = [FORMAT_VERSION, RECORD_FORMAT, content_hash, tokenizer.fingerprint]
+    parts = [FORMAT_VERSION, RECORD_FORMATS[kind], content_hash, tokenizer.fingerprint]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _layout(vocab_size: int, n_docs: int, n_tokens: int) -> dict[str, tuple[np.dtype, int]]:
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest stored type that holds every token id."""
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+
+def _layout(meta: StoreMeta) -> dict[str, tuple[np.dtype, int]]:
     return {
-        "tokens": (token_dtype(vocab_size), n_tokens),
-        "offsets": (np.dtype(np.uint64), n_docs + 1),
-        "n_bytes": (np.dtype(np.uint32), n_docs),
-        "doc_hash": (np.dtype(np.uint64), n_docs),
+        "tokens": (token_dtype(meta.vocab_size), meta.n_tokens),
+        "flags": (np.dtype(np.uint8), 0 if meta.kind == "text" else meta.n_tokens),
+        "offsets": (np.dtype(np.uint64), meta.n_docs + 1),
+        "n_bytes": (np.dtype(np.uint32), meta.n_docs),
+        "doc_hash": (np.dtype(np.uint64), meta.n_docs),
     }
 
 
 def _map(path: Path, dtype: np.dtype, n: int) -> np.ndarray:
+    if not n:
+        return np.zeros(0, dtype)  # nothing to map
     size = path.stat().st_size
     if size != n * dtype.itemsize:
         raise ValueError(f"{path.name} has {size} bytes instead of {n * dtype.itemsize}")

@@ -26,15 +26,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from minimind_jax.data.content import Chunk, changed, new_digest
-from minimind_jax.data.jsonl import BadLine, open_jsonl, parse_text, read_records
+from minimind_jax.data.encoders import Encoder, Kind, make_encoder
+from minimind_jax.data.jsonl import BadLine, LineError, open_jsonl, read_records
+from minimind_jax.data.store import token_dtype
 from minimind_jax.errors import UserError
 
 if TYPE_CHECKING:
     from minimind_jax.tokenizer import Tokenizer
 
 MAX_BAD_KEPT = 20  # bad lines of a file that are kept word for word
-# Texts that are encoded together: enough to keep the encoder busy, little enough to keep memory flat.
-BATCH_TEXTS, BATCH_CHARS = 256, 2**17
+# Records that are encoded together: enough to keep the encoder busy, little enough to keep memory flat.
+BATCH_RECORDS, BATCH_CHARS = 256, 2**17
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,11 @@ class ChunkTokens:
     """The documents of one chunk, in file order.
 
     Attributes:
-      tokens: (n_tokens,) uint16 or uint32, each document as BOS text EOS.
-      lengths: (n_docs,) uint32, tokens of each document, BOS and EOS included.
-      n_bytes: (n_docs,) uint32, UTF-8 bytes of each text.
-      doc_hash: (n_docs,) uint64, 64-bit BLAKE2b of each text.
+      tokens: (n_tokens,) uint16 or uint32.
+      flags: (n_tokens,) uint8, or (0,) for a kind whose tokens all count.
+      lengths: (n_docs,) uint32, tokens of each document.
+      n_bytes: (n_docs,) uint32, UTF-8 bytes of what is learnt of each.
+      doc_hash: (n_docs,) uint64, 64-bit BLAKE2b of each document's identity.
       n_lines: all lines, blank ones too: what the next chunk's line numbers start from.
       n_records: lines that are not blank.
       n_bad: unusable lines.
@@ -53,6 +56,7 @@ class ChunkTokens:
     """
 
     tokens: np.ndarray
+    flags: np.ndarray
     lengths: np.ndarray
     n_bytes: np.ndarray
     doc_hash: np.ndarray
@@ -62,20 +66,16 @@ class ChunkTokens:
     bad: list[BadLine]
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
-    """The smallest stored type that holds every token id."""
-    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
-
-
-def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer) -> ChunkTokens:
-    """Reads and tokenises the texts of one chunk. Raises UserError where its bytes are not the ones of `chunk`."""
+def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer, encoder: Encoder) -> ChunkTokens:
+    """Reads and tokenises the records of one chunk. Raises UserError where its bytes are not the ones of `chunk`."""
     # array('H') and array('I') refuse an id that does not fit, where numpy would wrap it around.
     tokens = array("H" if token_dtype(tokenizer.vocab_size) == np.uint16 else "I")
+    flags = bytearray()
     lengths, n_bytes, doc_hash = array("I"), array("I"), array("Q")
     bad: list[BadLine] = []
     n_records = n_bad = 0
     digest, n_newlines, last = new_digest(), 0, b"\n"
-    texts: list[str] = []
+    waiting: list[tuple[int, Any]] = []  # (line, record)
     n_chars = 0
 
     def count(piece: bytes) -> None:
@@ -84,37 +84,51 @@ def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer) -> ChunkToken
         n_newlines += piece.endswith(b"\n")
         last = piece
 
+    def reject(line: BadLine) -> None:
+        nonlocal n_bad
+        n_bad += 1
+        bad.append(line)
+        if len(bad) > MAX_BAD_KEPT + BATCH_RECORDS:
+            keep_first_bad()
+
+    def keep_first_bad() -> None:
+        bad.sort(key=lambda line: line.line)  # some are found on reading, some later, on encoding
+        del bad[MAX_BAD_KEPT:]
+
     def flush() -> None:
         nonlocal n_chars
-        for ids in tokenizer.encode_batch(texts):
-            tokens.append(tokenizer.bos_id)
-            tokens.extend(ids)
-            tokens.append(tokenizer.eos_id)
-            lengths.append(len(ids) + 2)
-        texts.clear()
+        encoded = encoder.encode([record for _, record in waiting])
+        for (number, _), documents in zip(waiting, encoded, strict=True):
+            if isinstance(documents, LineError):
+                reject(BadLine(number, str(documents)))
+                continue
+            for document in documents:
+                tokens.extend(document.tokens)
+                flags.extend(document.flags)
+                lengths.append(len(document.tokens))
+                n_bytes.append(document.n_bytes)
+                doc_hash.append(int.from_bytes(hashlib.blake2b(document.identity, digest_size=8).digest(), "little"))
+        waiting.clear()
         n_chars = 0
+        keep_first_bad()
 
     with open_jsonl(path) as file:
         file.seek(chunk.start)
-        for number, record in read_records(file, chunk.end - chunk.start, parse_text, count):
+        for number, record in read_records(file, chunk.end - chunk.start, encoder.parse, count):
             n_records += 1
             if isinstance(record, BadLine):
-                n_bad += 1
-                if len(bad) < MAX_BAD_KEPT:
-                    bad.append(BadLine(number, record.reason))
+                reject(BadLine(number, record.reason))
                 continue
-            raw = record.encode()
-            n_bytes.append(len(raw))
-            doc_hash.append(int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little"))
-            texts.append(record)
-            n_chars += len(record)
-            if len(texts) >= BATCH_TEXTS or n_chars >= BATCH_CHARS:
+            waiting.append((number, record))
+            n_chars += encoder.size(record)
+            if len(waiting) >= BATCH_RECORDS or n_chars >= BATCH_CHARS:
                 flush()
     flush()
     if digest.digest() != chunk.digest:
         raise changed(path)
     return ChunkTokens(
         tokens=np.array(tokens, token_dtype(tokenizer.vocab_size)),
+        flags=np.frombuffer(flags, np.uint8),
         lengths=np.array(lengths, np.uint32),
         n_bytes=np.array(n_bytes, np.uint32),
         doc_hash=np.array(doc_hash, np.uint64),
@@ -126,7 +140,7 @@ def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer) -> ChunkToken
 
 
 def tokenize_chunks(
-    path: Path, chunks: Iterable[Chunk], tokenizer: Tokenizer, num_workers: int
+    path: Path, chunks: Iterable[Chunk], tokenizer: Tokenizer, num_workers: int, kind: Kind
 ) -> Generator[ChunkTokens, None, None]:
     """Yields the tokens of each chunk, in order.
 
@@ -135,15 +149,17 @@ def tokenize_chunks(
       chunks: its chunks.
       tokenizer: the workers load it again from `tokenizer.path`.
       num_workers: processes; 0 = tokenise here. At most twice as many chunks are in flight.
+      kind: of the file's records.
 
     Raises:
       UserError: the file changed, a worker died.
     """
     if not num_workers:
+        encoder = make_encoder(kind, tokenizer)
         for chunk in chunks:
-            yield tokenize_chunk(path, chunk, tokenizer)
+            yield tokenize_chunk(path, chunk, tokenizer, encoder)
         return
-    workers = [_Worker(tokenizer) for _ in range(num_workers)]
+    workers = [_Worker(tokenizer, kind) for _ in range(num_workers)]
     idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     for worker in workers:
         idle.put(worker)
@@ -174,7 +190,7 @@ def tokenize_chunks(
 class _Worker:
     """The parent's end of one worker process: pickles over its stdin and stdout."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, kind: Kind) -> None:
         root = str(Path(__file__).parents[2])
         python_path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         self.process = subprocess.Popen(
@@ -184,7 +200,7 @@ class _Worker:
             # One process a core is parallel enough; the encoder's own threads would only get in the way.
             env={**os.environ, "PYTHONPATH": python_path, "TOKENIZERS_PARALLELISM": "false"},
         )
-        self._send((str(tokenizer.path), tokenizer.fingerprint))
+        self._send((str(tokenizer.path), tokenizer.fingerprint, kind))
 
     def call(self, path: Path, chunk: Chunk) -> ChunkTokens:
         self._send((path, chunk))
@@ -230,15 +246,17 @@ def serve() -> None:
 def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
     from minimind_jax.tokenizer import load_tokenizer
 
-    tokenizer_dir, fingerprint = pickle.load(requests)
+    tokenizer_dir, fingerprint, kind = pickle.load(requests)
     tokenizer = load_tokenizer(tokenizer_dir)
+    encoder = None
     while True:
         path, chunk = pickle.load(requests)
         answer: ChunkTokens | Exception
         try:
             if tokenizer.fingerprint != fingerprint:
                 raise UserError(f"the tokenizer in {tokenizer_dir} changed while it was used: run the command again")
-            answer = tokenize_chunk(path, chunk, tokenizer)
+            encoder = encoder or make_encoder(kind, tokenizer)
+            answer = tokenize_chunk(path, chunk, tokenizer, encoder)
         except UserError as e:
             answer = e
         except Exception:

@@ -1,13 +1,14 @@
 """Batch generation: prefill once, then the whole decode loop on the device.
 
 Prompts of different lengths are padded on the right, so a token's slot in the cache is its position.
-Batch, prompt and cache sizes are powers of two: few programs are compiled, whatever is asked for.
+Batch, prompt and cache sizes are powers of two: few programs are compiled, whatever is asked for. Many prompts go
+in groups, the long ones first, so that memory has a bound.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from minimind_jax.workdir import LoadedModel
 
 _MIN_PROMPT, _MIN_SLOTS = 16, 256
+_GROUP_SLOTS = 2**15  # of the cache, all rows of a group together; a longer prompt goes alone
 
 
 class Decoding(NamedTuple):
@@ -69,28 +71,16 @@ def generate(
         sampling values that make no sense.
     """
     _check(config, prompts, max_new_tokens)
-    n_rows = _bucket(len(prompts), 1)
-    sampling = make_sampling(n_rows, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    if not prompts:
-        return []
-    lengths = np.ones(n_rows, np.int32)  # rows that only fill the batch: one token, done from the start
-    lengths[: len(prompts)] = [len(p) for p in prompts]
-    limits = np.where(np.arange(n_rows) < len(prompts), lengths + max_new_tokens, lengths).astype(np.int32)
-    tokens = np.zeros((n_rows, _bucket(lengths.max(), _MIN_PROMPT)), np.int32)
-    for row, prompt in zip(tokens, prompts, strict=False):
-        row[: len(prompt)] = prompt
-
     params = jax.tree.map(jnp.asarray, params)
-    n_slots = _bucket(lengths.max() + 1, _MIN_SLOTS)
-    cache, texts = _prefill(config, params, tokens, lengths, n_slots, dtype)
-    state = Decoding(cache, texts, jnp.array(lengths), jnp.array(limits), jnp.array(lengths >= limits))
-    while True:
-        state = _decode(config, params, state, eos_id, sampling, dtype)
-        if np.all(state.done):
-            break
-        state = _grow(state)  # only as it fills up: each step reads every slot
-    rows, ends = np.asarray(state.tokens), np.asarray(state.lengths)
-    return [rows[i, len(p) : ends[i]].tolist() for i, p in enumerate(prompts)]
+    new_sampling = functools.partial(make_sampling, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    new_tokens: list[list[int]] = [[]] * len(prompts)
+    for group in _groups([len(p) for p in prompts], max_new_tokens):
+        sampling = new_sampling(_bucket(len(group), 1), streams=group)
+        members = [prompts[i] for i in group]
+        made = _generate_group(config, params, members, max_new_tokens, eos_id, sampling, dtype)
+        for i, tokens in zip(group, made, strict=True):
+            new_tokens[i] = tokens
+    return new_tokens
 
 
 def generate_text(
@@ -138,6 +128,45 @@ def _check(config: ModelConfig, prompts: Sequence[Sequence[int]], max_new_tokens
         for token in prompt:
             if not 0 <= token < config.vocab_size:
                 raise UserError(f"prompt {i} holds the token {token}, but the vocabulary has {config.vocab_size}")
+
+
+def _groups(lengths: list[int], max_new_tokens: int) -> Iterator[list[int]]:
+    """Indices of the prompts that are generated together: of about one length, with a bounded number of slots."""
+    rest = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    while rest:
+        n = max(1, _GROUP_SLOTS // _bucket(lengths[rest[0]] + max_new_tokens, _MIN_SLOTS))
+        yield rest[:n]
+        rest = rest[n:]
+
+
+def _generate_group(
+    config: ModelConfig,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    eos_id: int,
+    sampling: Sampling,
+    dtype: jnp.dtype,
+) -> list[list[int]]:
+    """The new tokens of each prompt; `sampling` has a row for each, and may have more."""
+    n_rows = len(sampling.top_k)
+    lengths = np.ones(n_rows, np.int32)  # rows that only fill the batch: one token, done from the start
+    lengths[: len(prompts)] = [len(p) for p in prompts]
+    limits = np.where(np.arange(n_rows) < len(prompts), lengths + max_new_tokens, lengths).astype(np.int32)
+    tokens = np.zeros((n_rows, _bucket(lengths.max(), _MIN_PROMPT)), np.int32)
+    for row, prompt in zip(tokens, prompts, strict=False):
+        row[: len(prompt)] = prompt
+
+    n_slots = _bucket(lengths.max() + 1, _MIN_SLOTS)
+    cache, texts = _prefill(config, params, tokens, lengths, n_slots, dtype)
+    state = Decoding(cache, texts, jnp.array(lengths), jnp.array(limits), jnp.array(lengths >= limits))
+    while True:
+        state = _decode(config, params, state, eos_id, sampling, dtype)
+        if np.all(state.done):
+            break
+        state = _grow(state)  # only as it fills up: each step reads every slot
+    rows, ends = np.asarray(state.tokens), np.asarray(state.lengths)
+    return [rows[i, len(p) : ends[i]].tolist() for i, p in enumerate(prompts)]
 
 
 def _bucket(n: int, least: int) -> int:

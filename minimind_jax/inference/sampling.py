@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -21,8 +22,10 @@ class Sampling(NamedTuple):
     key: jax.Array  # (B,) PRNG keys
 
 
-def make_sampling(n_rows: int, *, temperature: float, top_k: int, top_p: float, seed: int) -> Sampling:
-    """The same values for `n_rows` sequences; row r's key depends on (seed, r) only.
+def make_sampling(
+    n_rows: int, *, temperature: float, top_k: int, top_p: float, seed: int, streams: Sequence[int] = ()
+) -> Sampling:
+    """The same values for `n_rows` sequences; row r's key depends on (seed, streams[r]) only, r where there is none.
 
     Raises:
       UserError: a value that makes no sense.
@@ -36,11 +39,12 @@ def make_sampling(n_rows: int, *, temperature: float, top_k: int, top_p: float, 
     if not (isinstance(seed, Integral) and 0 <= seed < 2**32):
         raise UserError(f"seed={seed!r} must be an integer from 0 to {2**32 - 1}")
     key = jax.random.key(jnp.uint32(seed))
+    streams = [*streams, *range(len(streams), n_rows)]
     return Sampling(
         temperature=jnp.full(n_rows, min(float(temperature), float(jnp.finfo(jnp.float32).max)), jnp.float32),
         top_k=jnp.full(n_rows, min(int(top_k), jnp.iinfo(jnp.int32).max), jnp.int32),
         top_p=jnp.full(n_rows, top_p, jnp.float32),
-        key=jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n_rows)),
+        key=jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(streams, jnp.uint32)),
     )
 
 

@@ -35,16 +35,14 @@ def _weight(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, sharding: tuple[
     return nnx.Param(value, out_sharding=sharding)
 
 
-def _linear(
-    rngs: nnx.Rngs, fan_in: int, fan_out: int, sharding: tuple[str | None, ...], gain: float = 1.0
-) -> nnx.Param:
+def _linear(rngs: nnx.Rngs, fan_in: int, fan_out: int, sharding: tuple[str | None, ...]) -> nnx.Param:
     """A (fan_in, fan_out) matrix that keeps its input's scale at any width (LeCun); figures: docs/log.md."""
-    return _weight(rngs, (fan_in, fan_out), gain * fan_in**-0.5, sharding)
+    return _weight(rngs, (fan_in, fan_out), fan_in**-0.5, sharding)
 
 
-def _residual_gain(c: ModelConfig) -> float:
-    """Projections back into the residual stream start smaller: 2L of them add up (GPT-2, section 2.3)."""
-    return (2 * c.n_layers) ** -0.5
+def _residual_linear(fan_in: int, fan_out: int) -> nnx.Param:
+    """A matrix back into the residual stream starts at zero, each block as the identity (Fixup, arXiv:1901.09321)."""
+    return nnx.Param(jnp.zeros((fan_in, fan_out), jnp.float32), out_sharding=(None, "fsdp"))
 
 
 def _scale(size: int) -> nnx.Param:
@@ -65,7 +63,7 @@ class Attention(nnx.Module):
         self.q = _linear(rngs, c.dim, q_size, ("fsdp", None))
         self.k = _linear(rngs, c.dim, kv_size, ("fsdp", None))
         self.v = _linear(rngs, c.dim, kv_size, ("fsdp", None))
-        self.o = _linear(rngs, q_size, c.dim, (None, "fsdp"), _residual_gain(c))
+        self.o = _residual_linear(q_size, c.dim)
         if c.qk_norm:
             self.q_norm, self.k_norm = _scale(c.head_dim), _scale(c.head_dim)
 
@@ -86,7 +84,7 @@ class MLP(nnx.Module):
     def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
         self.gate = _linear(rngs, c.dim, c.ffn_dim, ("fsdp", None))
         self.up = _linear(rngs, c.dim, c.ffn_dim, ("fsdp", None))
-        self.down = _linear(rngs, c.ffn_dim, c.dim, (None, "fsdp"), _residual_gain(c))
+        self.down = _residual_linear(c.ffn_dim, c.dim)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         gate, up, down = (w[...].astype(x.dtype) for w in (self.gate, self.up, self.down))

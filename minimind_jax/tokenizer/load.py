@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,14 @@ class Tokenizer:
     def encode_rendered(self, text: str) -> list[int]:
         """Ids of a rendered conversation: control tokens become their ids. Raises UserError as `encode`."""
         return _encode(self._rendered, [text])[0]
+
+    def encode_rendered_batch(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """`encode_rendered` of many texts, in parallel threads, and of each token where in its text it stands.
+
+        Returns:
+          For each text its ids, and (start, end) in characters of each; tokens that share a character both have it.
+        """
+        return [(e.ids, e.offsets) for e in _encodings(self._rendered.encode_batch, texts)]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`. Bytes that form no UTF-8 become U+FFFD; ids above the vocabulary give nothing."""
@@ -224,8 +232,12 @@ class Tokenizer:
 
 
 def _encode(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    return [e.ids for e in _encodings(backend.encode_batch_fast, texts)]
+
+
+def _encodings(encode: Callable[..., list[tokenizers.Encoding]], texts: Sequence[str]) -> list[tokenizers.Encoding]:
     try:
-        return [e.ids for e in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return encode(list(texts), add_special_tokens=False)
     except (TypeError, UnicodeEncodeError) as e:
         for text in texts:
             if not isinstance(text, str):

@@ -26,6 +26,8 @@ def identity(config: Config, data_fingerprint: str, tokenizer_fingerprint: str) 
     """
     values = config.to_dict()
     parts = {key: values[key] for key in ("stage", "seed", "batch_size", "model", "optim")}
+    if values.get(config.stage):
+        parts[config.stage] = values[config.stage]
     parts["precision"] = {"params": config.precision.params_dtype}
     parts["data"] = {"content": data_fingerprint, "max_seq_len": config.data.max_seq_len}
     parts["tokenizer"] = tokenizer_fingerprint

@@ -49,7 +49,7 @@ class Job:
 
 
 def make_batch(job: Job, step: int) -> Batch:
-    """The global batch of a step (0-based): a pure function of (seed, step), leaves (accum_steps, rows, T)."""
+    """The global batch of a step (0-based): a pure function of (seed, step), leaves (accum_steps, rows, ...)."""
     ids = step_row_ids(step, job.config.batch_size, job.total_rows)
     return put_batch(job.rows, ids.reshape(job.config.accum_steps, -1), batch_sharding(job.mesh))
 
@@ -99,8 +99,9 @@ def make_validation(job: Job) -> Validation | None:
     config = job.config
     if job.val_rows is None or not config.eval_every:
         return None
-    eval_step = jax.jit(make_eval_step(make_forward(config, compute_dtype(config))))
-    return Validation(job.val_rows, eval_step, config.batch_size // config.accum_steps, batch_sharding(job.mesh))
+    eval_step = jax.jit(make_eval_step(make_forward(config, compute_dtype(config)), job.objective))
+    batch_rows = config.batch_size // config.accum_steps
+    return Validation(job.val_rows, job.objective, eval_step, batch_rows, batch_sharding(job.mesh))
 
 
 def check_memory_error(error: Exception) -> Exception:

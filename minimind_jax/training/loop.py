@@ -23,7 +23,7 @@ from minimind_jax.training.job import Job, compile_train_step, initial_state, ma
 from minimind_jax.training.messages import announce, announce_resume, closing_summary, shown
 from minimind_jax.training.metrics import MetricsLog
 from minimind_jax.training.report import StepReport
-from minimind_jax.training.samples import show_samples
+from minimind_jax.training.samples import answer_statistics, show_samples
 
 
 def train(job: Job) -> None:
@@ -51,7 +51,7 @@ def _train(job: Job, checkpointer: Checkpointer, stop: threading.Event) -> None:
     train_step = compile_train_step(job, state, console)
     validate = make_validation(job)
     if validate and start == 0:
-        meta["before"] = validate(state["params"])
+        meta["before"] = validate(state["params"]) | answer_statistics(job, state["params"])
         console.say(f"before training: {shown(meta['before'])}")
 
     seq_len, peak = job.rows.seq_len, peak_flops()[0] * job.mesh.size
@@ -85,6 +85,8 @@ def _train(job: Job, checkpointer: Checkpointer, stop: threading.Event) -> None:
                 jax.block_until_ready(state)
                 with report.paused():
                     validation = validate(state["params"]) if validate and evaluates else {}
+                    if validation and step == job.total_steps:
+                        validation |= answer_statistics(job, state["params"])
                 log(step, numbers, validation)
                 before_last = None
                 with report.paused():

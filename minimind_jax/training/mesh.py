@@ -6,6 +6,7 @@ gradients summed by XLA. Axis `data` replicates parameters, axis `fsdp` shards t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -77,12 +78,19 @@ def state_shardings(mesh: Mesh, model: ModelConfig, abstract_state: Any) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of leaves (accumulation, rows, T): rows over every device."""
-    return NamedSharding(mesh, P(None, BATCH_AXES, None))
+    """Of leaves (accumulation, rows, ...): rows over every device."""
+    return NamedSharding(mesh, P(None, BATCH_AXES))
 
 
 def put_batch(rows: RowSource, row_ids: np.ndarray, sharding: NamedSharding) -> Batch:
-    """Builds the rows `row_ids` (A, b) and puts them on the mesh as leaves (A, b, T).
+    """The rows `row_ids` (A, b) on the mesh, as leaves (A, b, ...)."""
+    return put_rows(rows.batch, row_ids, sharding)
+
+
+def put_rows(
+    read: Callable[[np.ndarray], dict[str, np.ndarray]], row_ids: np.ndarray, sharding: NamedSharding
+) -> Batch:
+    """`put_batch` for rows that `read` builds from ids (n,).
 
     Each process builds only what its own devices hold.
     """
@@ -90,14 +98,15 @@ def put_batch(rows: RowSource, row_ids: np.ndarray, sharding: NamedSharding) -> 
 
     @lru_cache
     def piece(start: int, stop: int) -> dict[str, np.ndarray]:
-        flat = rows.batch(row_ids[:, start:stop].reshape(-1))
-        return {k: v.reshape(accum_steps, stop - start, -1) for k, v in flat.items()}
+        flat = read(row_ids[:, start:stop].reshape(-1))
+        return {k: v.reshape(accum_steps, stop - start, *v.shape[1:]) for k, v in flat.items()}
 
-    def build(key: str) -> jax.Array:
+    def build(key: str, row_shape: tuple[int, ...]) -> jax.Array:
         def callback(index: Any) -> np.ndarray:  # a slice per axis
             start, stop, _ = index[1].indices(n_rows)
             return piece(start, stop)[key]
 
-        return jax.make_array_from_callback((accum_steps, n_rows, rows.seq_len), sharding, callback)
+        return jax.make_array_from_callback((accum_steps, n_rows, *row_shape), sharding, callback)
 
-    return {key: build(key) for key in ("tokens", "targets", "segment_ids", "positions", "target_mask")}
+    nothing = read(np.empty(0, np.int64))
+    return {key: build(key, values.shape[1:]) for key, values in nothing.items()}

@@ -38,8 +38,10 @@ def announce(console: TrainingConsole, job: Job) -> None:
         f"model      {c.model.dim} x {c.model.n_layers}, {count_params(c.model) / 1e6:.1f} M parameters, "
         f"vocabulary {c.model.vocab_size}"
     )
+    real = job.rows.n_tokens / (job.rows.rows_per_epoch * job.rows.seq_len)
     console.say(
-        f"data       {job.rows.rows_per_epoch:,} rows of {job.rows.seq_len} tokens an epoch; "
+        f"data       {job.rows.n_docs:,} documents in {job.rows.rows_per_epoch:,} rows of {job.rows.seq_len} tokens an "
+        f"epoch, {real:.1%} of them real; "
         f"{job.total_steps:,} steps of {c.batch_size} rows = {epochs:.2f} epochs, "
         f"{job.total_steps * c.batch_size * job.rows.seq_len / 1e6:,.1f} M tokens"
     )
@@ -64,8 +66,20 @@ def announce_resume(console: TrainingConsole, job: Job, start: int) -> None:
         )
 
 
+_COMPARED = {
+    "val_loss": "held-out loss",
+    "val_bpb": "held-out bits per byte",
+    "val_rewards/accuracies": "held-out reward accuracy",
+    "val_rewards/margins": "held-out reward margin",
+    "val_nll/chosen": "held-out SFT loss on chosen answers",
+    "answers/repetition": "repeated 4-grams in sampled answers",
+    "answers/length": "tokens of sampled answers",
+    "answers/unfinished": "sampled answers cut at 128 tokens",
+}
+
+
 def shown(validation: dict[str, float]) -> str:
-    return f"held-out loss {validation['val_loss']:.4f}, {validation['val_bpb']:.4f} bits per byte"
+    return ", ".join(f"{name} {validation[key]:.4f}" for key, name in _COMPARED.items() if key in validation)
 
 
 def closing_summary(
@@ -84,7 +98,7 @@ def closing_summary(
         "with evaluation and saving",
     )
     table.add_row("last training loss", _number(last["loss"]))
-    for key, name in (("val_loss", "held-out loss"), ("val_bpb", "held-out bits per byte")):
+    for key, name in _COMPARED.items():
         if key in last:
             after = _number(last[key])
             table.add_row(name, f"{before[key]:.4f} before -> {after} after" if before else after)

@@ -1,7 +1,8 @@
 """Loss curves: python -m minimind_jax.training.plot WORKDIR... [--out FILE.png]
 
 Draws training loss (raw and smoothed), held-out loss, learning rate and tokens/s of one or more
-runs over the tokens they have seen. One workdir: writes WORKDIR/curves.png unless --out is given.
+runs over the tokens they have seen; also held-out bits per byte, or of DPO the reward accuracy.
+One workdir: writes WORKDIR/curves.png unless --out is given.
 """
 
 from __future__ import annotations
@@ -24,13 +25,19 @@ def plot(workdirs: list[Path], out: Path) -> None:
     """Writes the curves of `workdirs` to `out`. Raises UserError where there is nothing to draw."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 2)
+    of_dpo = []
     for i, path in enumerate(workdirs):
         workdir = Workdir(path)
         lines = read_metrics(workdir)
         if not lines:
             raise UserError(f"{workdir.metrics} does not exist or is empty: {path} has logged no step yet")
         _draw(axes.flat, lines, _tokens_per_step(workdir), str(path.name), f"C{i}")
-    names = ("loss (nats per target token)", "held-out bits per byte", "learning rate", "tokens/s")
+        of_dpo.append("rewards/accuracies" in lines[0])
+    losses = "loss (nats per target token)" if not any(of_dpo) else "loss"
+    second = "held-out bits per byte"
+    if any(of_dpo):
+        second = "reward accuracy" if all(of_dpo) else "held-out bits per byte, of DPO reward accuracy"
+    names = (losses, second, "learning rate", "tokens/s")
     for axis, name in zip(axes.flat, names, strict=True):
         axis.set(title=name, xlabel="tokens (millions)")
         axis.grid(alpha=0.3)
@@ -39,7 +46,7 @@ def plot(workdirs: list[Path], out: Path) -> None:
 
 
 def _draw(axes: Any, lines: list[dict[str, Any]], tokens_per_step: int, name: str, color: str) -> None:
-    loss_axis, bpb_axis, lr_axis, rate_axis = axes
+    loss_axis, quality_axis, lr_axis, rate_axis = axes
 
     def series(key: str) -> tuple[np.ndarray, np.ndarray]:
         points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
@@ -52,7 +59,10 @@ def _draw(axes: Any, lines: list[dict[str, Any]], tokens_per_step: int, name: st
     x, held_out = series("val_loss")
     if len(x):
         loss_axis.plot(x, held_out, "o--", color=color, markersize=4, label=f"{name}: held-out")
-        bpb_axis.plot(*series("val_bpb"), "o--", color=color, markersize=4)
+    for key in ("val_bpb", "val_rewards/accuracies"):
+        quality_axis.plot(*series(key), "o--", color=color, markersize=4)
+    x, accuracies = series("rewards/accuracies")
+    quality_axis.plot(x, _smoothed(accuracies), color=color, alpha=0.5)
     lr_axis.plot(*series("lr"), color=color)
     rate_axis.plot(*series("tokens_per_s"), color=color)
 
@@ -68,7 +78,8 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 
 def _tokens_per_step(workdir: Workdir) -> int:
     config = workdir.read_config()
-    return config["batch_size"] * config["data"]["max_seq_len"]
+    rows_of = 2 if config["stage"] == "dpo" else 1  # a row of pairs is twice as long
+    return config["batch_size"] * config["data"]["max_seq_len"] * rows_of
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,26 +11,18 @@ import jax
 
 from minimind_jax import workdir as workdirs
 from minimind_jax.config import Config, from_recipe
-from minimind_jax.data import RowSource, open_pretrain
+from minimind_jax.data import PairRows, open_rows
 from minimind_jax.data.rows import count_rows
 from minimind_jax.errors import UserError
-from minimind_jax.objectives import Objective, language_modelling
+from minimind_jax.objectives import Objective, language_modelling, preference_optimization
 from minimind_jax.tokenizer import Tokenizer, load_tokenizer
 from minimind_jax.training import environment
 from minimind_jax.training.identity import check_same_run, identity, locked
 from minimind_jax.training.job import Job, check_memory_error
 from minimind_jax.training.loop import train
 from minimind_jax.training.mesh import check_divisible, make_mesh
+from minimind_jax.training.reference import reference_logprobs
 from minimind_jax.workdir import Workdir
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A stage is data + objective."""
-
-    rows: RowSource
-    val_rows: RowSource | None
-    objective: Objective
 
 
 def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
@@ -52,11 +43,11 @@ def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
     tokenizer = open_tokenizer(config, source)
-    stage = open_stage(config, tokenizer)
-    total_rows = count_rows(config.epochs, stage.rows.rows_per_epoch)
+    rows, val_rows = open_rows(config, tokenizer)
+    total_rows = count_rows(config.epochs, rows.rows_per_epoch)
     total_steps = config.steps or math.ceil(total_rows / config.batch_size)
 
-    own_identity = identity(config, stage.rows.fingerprint, tokenizer.fingerprint)
+    own_identity = identity(config, rows.fingerprint, tokenizer.fingerprint)
     check_same_run(workdir, own_identity)  # before the lock creates anything
     if config.init_from and not begun:
         workdirs.load_model(config.init_from)  # weights that cannot be read stop the run here
@@ -65,9 +56,9 @@ def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
         job = Job(
             config=config,
             mesh=mesh,
-            rows=stage.rows,
-            val_rows=stage.val_rows,
-            objective=stage.objective,
+            rows=rows,
+            val_rows=val_rows,
+            objective=make_objective(config),
             tokenizer=tokenizer,
             workdir=workdir,
             total_steps=total_steps,
@@ -81,6 +72,10 @@ def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
             if not done:
                 tokenizer.save(workdir.tokenizer)
         try:
+            if config.dpo and config.dpo.needs_reference and done < total_steps:
+                for pairs in (rows, val_rows):
+                    if isinstance(pairs, PairRows):
+                        pairs.reference = reference_logprobs(job, pairs, begun)
             train(job)
         except jax.errors.JaxRuntimeError as e:
             raise check_memory_error(e) from e
@@ -102,6 +97,6 @@ def open_tokenizer(config: Config, source: str) -> Tokenizer:
     return tokenizer
 
 
-def open_stage(config: Config, tokenizer: Tokenizer) -> Stage:
-    rows, val_rows = open_pretrain(config.data, tokenizer, config.seed)
-    return Stage(rows, val_rows, language_modelling)
+def make_objective(config: Config) -> Objective:
+    """What the stage minimises. A stage is data (`open_rows`) + objective."""
+    return preference_optimization(config.dpo) if config.dpo else language_modelling

@@ -1,9 +1,11 @@
-"""Continuations of the recipe's prompts, by the live parameters."""
+"""What the live parameters write: continuations or answers to the recipe's prompts, and how answers look on average."""
 
 from __future__ import annotations
 
 import jax
 
+from minimind_jax.data import PairRows
+from minimind_jax.evaluation.answers import describe_answers
 from minimind_jax.inference import generate
 from minimind_jax.model import Params
 from minimind_jax.training.console import TrainingConsole
@@ -11,28 +13,59 @@ from minimind_jax.training.job import Job
 from minimind_jax.training.metrics import MetricsLog
 from minimind_jax.training.step import compute_dtype
 
-_NEW_TOKENS = 48
+_NEW_TOKENS = 64
+_ANSWERS, _ANSWER_TOKENS, _PROMPT_TOKENS = 32, 128, 512
 
 
 def show_samples(job: Job, params: Params, step: int, console: TrainingConsole, metrics: MetricsLog | None) -> None:
-    """Prints greedy continuations of `sample_prompts`, and writes them to TensorBoard."""
+    """Prints greedy continuations of `sample_prompts`, in chat stages answers to them; also to TensorBoard."""
     prompts, tokenizer = job.config.sample_prompts, job.tokenizer
     if not prompts or jax.process_count() > 1:  # several processes would have to sample in step
         return
-    ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
+    ids = [_prompt_ids(job, prompt) for prompt in prompts]
     room = min(_NEW_TOKENS, job.config.model.max_seq_len - max(map(len, ids)))
     if room < 1:
         return
-    new = generate(
-        job.config.model,
-        params,
-        ids,
-        max_new_tokens=room,
-        eos_id=tokenizer.eos_id,
-        dtype=compute_dtype(job.config),
-    )
-    for prompt, tokens in zip(prompts, new, strict=True):
+    for prompt, tokens in zip(prompts, _generate(job, params, ids, room), strict=True):
         text = tokenizer.decode(tokens)
         console.say(f"  {prompt!r} -> {text!r}")
         if metrics:
             metrics.write_text(f"sample/{prompt}", text, step)
+
+
+def answer_statistics(job: Job, params: Params) -> dict[str, float]:
+    """Whether preferences ruin the language: statistics of sampled answers to up to 32 of the pairs' prompts.
+
+    Returns: answers/repetition, answers/length and answers/unfinished (`describe_answers`), at temperature 0.8 and at
+    most 128 new tokens, always with the same random numbers; {} for stages without pairs.
+    """
+    rows = job.val_rows or job.rows
+    if not isinstance(rows, PairRows) or jax.process_count() > 1:
+        return {}
+    room = min(_ANSWER_TOKENS, job.config.model.max_seq_len // 2)
+    prompts = rows.prompts(_ANSWERS, min(_PROMPT_TOKENS, job.config.model.max_seq_len - room))
+    if not prompts:
+        return {}
+    answers = _generate(job, params, prompts, room, temperature=0.8)
+    return {f"answers/{name}": value for name, value in describe_answers(answers, room).items()}
+
+
+def _prompt_ids(job: Job, prompt: str) -> list[int]:
+    if job.config.stage == "pretrain":
+        return [job.tokenizer.bos_id, *job.tokenizer.encode(prompt)]
+    messages = [{"role": "user", "content": prompt}]
+    return job.tokenizer.encode_rendered(job.tokenizer.apply_chat_template(messages, add_generation_prompt=True))
+
+
+def _generate(
+    job: Job, params: Params, prompts: list[list[int]], new_tokens: int, temperature: float = 0.0
+) -> list[list[int]]:
+    return generate(
+        job.config.model,
+        params,
+        prompts,
+        max_new_tokens=new_tokens,
+        eos_id=job.tokenizer.eos_id,
+        temperature=temperature,
+        dtype=compute_dtype(job.config),
+    )

@@ -11,11 +11,12 @@ import optax
 
 from minimind_jax.config import Config
 from minimind_jax.model import Params, get_attention, hidden_states
-from minimind_jax.objectives import Batch, ForwardFn, Objective, target_nll
+from minimind_jax.objectives import Batch, Denominators, ForwardFn, Metrics, Objective
 
 # params; opt_state: optax's; step: updates so far, int32; skipped: those left out as non-finite, int32.
 TrainState = dict[str, Any]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+EvalStep = Callable[[Params, Batch, Denominators], tuple[jax.Array, Metrics]]
 
 
 def compute_dtype(config: Config) -> jnp.dtype:
@@ -47,7 +48,7 @@ def make_forward(config: Config, dtype: jnp.dtype) -> ForwardFn:
 def make_train_step(
     forward: ForwardFn, objective: Objective, optimizer: optax.GradientTransformation, schedule: optax.Schedule
 ) -> TrainStep:
-    """The update. Batch leaves are (accum_steps, rows, T); micro-batches go through a scan.
+    """The update. Batch leaves are (accum_steps, rows, ...); micro-batches go through a scan.
 
     A non-finite loss or gradient leaves parameters and optimiser as they were; only the counters move.
     """
@@ -97,12 +98,11 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(forward: ForwardFn) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
-    """(params, batch with leaves (1, rows, T)) -> summed nats of the target tokens, their number."""
+def make_eval_step(forward: ForwardFn, objective: Objective) -> EvalStep:
+    """(params, batch with leaves (1, rows, ...), denominators of all batches) -> the batch's share of loss, metrics."""
 
-    def eval_step(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        rows = jax.tree.map(lambda x: x[0], batch)
-        return target_nll(forward, params, rows), jnp.sum(rows["target_mask"], dtype=jnp.int32)
+    def eval_step(params: Params, batch: Batch, denominators: Denominators) -> tuple[jax.Array, Metrics]:
+        return objective.loss(forward, params, jax.tree.map(lambda x: x[0], batch), denominators)
 
     return eval_step
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 from data_helpers import ByteTokenizer, save_tokenizer, write_jsonl
 from rich.console import Console
 
-from minimind_jax.config import DataConfig
+from minimind_jax.config import Config, DataConfig, ModelConfig, OptimConfig
 from minimind_jax.data.inspect import print_rows, render_row
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,7 @@ RECIPE = """
 from minimind_jax.recipe import base_recipe
 
 def get_config(arg=None):
-    config = base_recipe()
+    config = base_recipe("pretrain")
     config.update(dict(stage="pretrain", workdir="unused", steps=1))
     config.data.max_seq_len = 16
     return config
@@ -63,7 +64,8 @@ def test_figures_of_an_epoch(tmp_path: Path) -> None:
         file.write("{}\n")
     data = DataConfig(path=f"{path}:2", cache_dir=str(tmp_path / "cache"), max_seq_len=16, max_bad_share=0.5)
     out = io.StringIO()
-    print_rows(data, ByteTokenizer(), 0, 9, Console(file=out, width=1000, highlight=False, markup=False))
+    config = Config(stage="pretrain", workdir="out", model=ModelConfig(), data=data, optim=OptimConfig(), steps=1)
+    print_rows(config, ByteTokenizer(), 9, Console(file=out, width=1000, highlight=False, markup=False))
     text = out.getvalue()
     assert f"{path}: 3 documents, 26 tokens, 2x an epoch, 1 bad lines" in text
     assert f"{path}:4: lacks `text`" in text
@@ -73,6 +75,24 @@ def test_figures_of_an_epoch(tmp_path: Path) -> None:
     assert "░ 12 tokens of padding" in text
     assert "first 4 rows: 52 real tokens (81.25 %), 46 targets (71.88 %)" in text
     assert "validation: none" in text
+
+
+def test_targets_of_a_conversation(tmp_path: Path) -> None:
+    """Through the command, on the shipped tokenizer: what is learnt stands outside the brackets."""
+    path = tmp_path / "a.jsonl"
+    turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Ho"), ("user", "Bye"), ("assistant", "See you")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    path.write_text(json.dumps({"conversations": messages}) + "\n")
+    arguments = {"data.path": path, "data.cache_dir": tmp_path / "cache", "data.val_fraction": 0.0, "init_from": ""}
+    recipe = [f"--config={ROOT / 'configs/sft_512.py'}", *(f"--config.{k}={v}" for k, v in arguments.items())]
+    result = run_inspect(*recipe, "--config.sft.empty_think_drop_prob=0.0")
+    assert result.returncode == 0, result.stderr
+    assert (
+        "▏1 ⟦<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n⟧"
+        "Ho<|im_end|>\n⟦<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n⟧"
+        "<think>\n\n</think>\n\nSee you<|im_end|>\n" in result.stdout
+    )
+    assert "tokens of padding" in result.stdout
 
 
 def run_inspect(*args: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,8 @@ from data_helpers import ByteTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind_jax.data.rows import Part, PretrainRows, count_rows, permutation, step_row_ids
+from minimind_jax.data.rows import PretrainRows, count_rows, permutation, step_row_ids
+from minimind_jax.data.splits import Part
 from minimind_jax.data.store import StoreMeta, TokenStore
 
 Docs = list[list[int]]
@@ -21,11 +22,12 @@ Docs = list[list[int]]
 def make_store(docs: Docs) -> TokenStore:
     """A store in memory; tokens are ours to choose, so that each one is unique."""
     lengths = [len(doc) for doc in docs]
-    meta = StoreMeta("key", "hash", "tok", 2**16, len(docs), sum(lengths), len(docs), 0, ())
+    meta = StoreMeta("key", "text", "hash", "tok", 2**16, len(docs), sum(lengths), len(docs), 0, ())
     return TokenStore(
         path=Path(),
         meta=meta,
         tokens=np.array(list(itertools.chain(*docs)), np.uint16),
+        flags=np.zeros(0, np.uint8),
         offsets=np.cumsum([0, *lengths], dtype=np.uint64),
         n_bytes=np.array([n - 2 for n in lengths], np.uint32),
         doc_hash=np.zeros(len(docs), np.uint64),
@@ -183,6 +185,7 @@ def test_memory_of_an_epoch() -> None:
         path=Path(),
         meta=store.meta,
         tokens=np.zeros(4 * n, np.uint16),
+        flags=np.zeros(0, np.uint8),
         offsets=np.arange(0, 4 * n + 1, 4, dtype=np.uint64),
         n_bytes=np.full(n, 2, np.uint32),
         doc_hash=np.zeros(n, np.uint64),

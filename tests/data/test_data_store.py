@@ -93,7 +93,7 @@ def test_chunks_do_not_show(
     path.write_bytes(end.join(raw) + (end if last_end else b""))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(content, "CHUNK_BYTES", chunk_bytes)
-        patch.setattr(worker, "BATCH_TEXTS", 3)
+        patch.setattr(worker, "BATCH_RECORDS", 3)
         if not texts:
             with pytest.raises(UserError, match="no usable line"):
                 open_store(path, ByteTokenizer(), str(directory / "cache"))

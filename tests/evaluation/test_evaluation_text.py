@@ -19,7 +19,7 @@ from convert.to_hf import export
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
 from minimind_jax.evaluation import evaluate_file, score_texts
-from minimind_jax.evaluation.text import _blockwise_attention, _bucket
+from minimind_jax.evaluation.scoring import _blockwise_attention, _bucket
 from minimind_jax.model import abstract_params, get_attention
 from minimind_jax.tokenizer import load_tokenizer
 from minimind_jax.workdir import LoadedModel, Workdir, save_imported
@@ -140,8 +140,8 @@ def test_blockwise_attention_equals_the_reference():
 def test_long_texts_take_the_blockwise_path_to_the_same_loss(monkeypatch):
     model, text = random_model(dataclasses.replace(CONFIG, dim=16, ffn_dim=32, n_layers=1)), TEXTS[4]
     expected = score_texts(model, [text])
-    monkeypatch.setattr("minimind_jax.evaluation.text._LONG", 64)
-    monkeypatch.setattr("minimind_jax.evaluation.text._QUERY_BLOCK", 32)
+    monkeypatch.setattr("minimind_jax.evaluation.scoring._LONG", 64)
+    monkeypatch.setattr("minimind_jax.evaluation.scoring._QUERY_BLOCK", 32)
     jax.clear_caches()
     assert score_texts(model, [text]).loss == pytest.approx(expected.loss, rel=1e-6)
     jax.clear_caches()

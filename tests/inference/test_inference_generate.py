@@ -1,6 +1,7 @@
 """generate's contract: ends, limits, seeds, errors, compilation, where the parameters live."""
 
 import dataclasses
+import importlib
 import math
 
 import jax
@@ -13,6 +14,7 @@ from minimind_jax.errors import UserError
 from minimind_jax.inference import generate, generate_text
 from minimind_jax.model import abstract_params, param_partition_specs
 
+module = importlib.import_module("minimind_jax.inference.generate")  # the room's attribute of that name is the function
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=101, max_seq_len=300)
 PROMPTS = [[1, 5, 9], [1, 17, 23, 42, 8, 99, 3], [1]]
 
@@ -58,6 +60,35 @@ def test_seed_and_rows(params):
     assert len({tuple(t) for t in same}) == 4
     greedy = drawn(PROMPTS, temperature=0.0)
     assert drawn(PROMPTS, temperature=0.0, seed=9, top_k=1) == greedy == drawn(PROMPTS, temperature=1.0, top_k=1)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_groups_change_nothing(params, temperature, monkeypatch):
+    prompts = [*PROMPTS, [1] * 40, [1, 5], [1, 5, 9], [1, 5, 9]]
+    options = {"max_new_tokens": 8, "eos_id": -1, "temperature": temperature}
+    together = generate(CONFIG, params, prompts, **options)
+    sizes = []
+
+    def spy(*args):
+        sizes.append(len(args[2]))
+        return one_group(*args)
+
+    one_group = module._generate_group
+    monkeypatch.setattr(module, "_generate_group", spy)
+    monkeypatch.setattr(module, "_GROUP_SLOTS", 3 * 256)
+    assert generate(CONFIG, params, prompts, **options) == together
+    assert sizes == [3, 3, 1]
+    assert (together[5] == together[6]) is (temperature == 0)
+
+
+def test_groups_are_bounded():
+    lengths = [100, 4000, 5, 300, 30000, 1000, 7] * 40
+    groups = list(module._groups(lengths, 24))
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    slots = [len(group) * module._bucket(max(lengths[i] for i in group) + 24, 256) for group in groups]
+    assert max(slots) == module._GROUP_SLOTS == 2**15
+    # 30000 goes alone, 4000 by 8, 1000 by 32 with shorter ones to fill the group, likewise 300 by 64, the rest by 128.
+    assert len(groups) == 40 + 5 + 2 + 1 + 1
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,9 @@ class RandomRows:
     rows_per_epoch: int = 1000
     seq_len: int = T
     fingerprint: str = "random"
+    n_docs: int = 2000
+    n_tokens: int = 1000 * T
+    n_targets: int = 900 * T
     n_bytes: int = 1
 
     def batch(self, row_ids: np.ndarray) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from minimind_jax.recipe import load_recipe
 from minimind_jax.training import run
 
 REPOSITORY = Path(__file__).parents[2]
-RECIPE = REPOSITORY / "configs" / "pretrain.py"
+RECIPES = REPOSITORY / "configs"
 BATCH_SIZE, SEQ_LEN = 8, 32
 
 _NOUNS = {"en": ["sea", "hill", "lamp", "bird", "door", "rain"], "zh": ["大海", "山坡", "灯", "小鸟", "门", "雨"]}
@@ -42,7 +42,34 @@ def write_corpus(path: Path, n_docs: int = 300, seed: int = 0) -> Path:
     return path
 
 
-def overrides(workdir: Path, corpus: Path, **values: Any) -> list[str]:
+def write_chats(path: Path, n: int = 120, seed: int = 0) -> Path:
+    """A jsonl of short conversations of one or two exchanges; every fifth has a system message."""
+    rng = random.Random(seed)
+    with open(path, "w", encoding="utf-8") as file:
+        for i in range(n):
+            messages = [{"role": "system", "content": "Say a verb."}] if i % 5 == 0 else []
+            for _ in range(rng.randint(1, 2)):
+                messages.append({"role": "user", "content": f"{i} {rng.choice(_NOUNS['zh'])}"})
+                messages.append({"role": "assistant", "content": rng.choice(_VERBS["en"])})
+            file.write(json.dumps({"conversations": messages}, ensure_ascii=False) + "\n")
+    return path
+
+
+def write_pairs(path: Path, n: int = 80, seed: int = 0) -> Path:
+    """A jsonl of pairs: the chosen answer is an English verb, the rejected one a Chinese verb."""
+    rng = random.Random(seed)
+    with open(path, "w", encoding="utf-8") as file:
+        for i in range(n):
+            prompt = [{"role": "user", "content": f"{i} {rng.choice(_NOUNS['en'])}"}]
+            sides = {
+                side: [*prompt, {"role": "assistant", "content": " ".join(rng.choices(_VERBS[language], k=2))}]
+                for side, language in (("chosen", "en"), ("rejected", "zh"))
+            }
+            file.write(json.dumps(sides, ensure_ascii=False) + "\n")
+    return path
+
+
+def overrides(workdir: Path, corpus: Path, recipe: str = "pretrain", **values: Any) -> list[str]:
     """Arguments of train.py for a run of seconds; `values` override keys, written `model__dim=8`."""
     keys: dict[str, Any] = {
         "workdir": workdir,
@@ -70,7 +97,9 @@ def overrides(workdir: Path, corpus: Path, **values: Any) -> list[str]:
         "sample_prompts": "()",
     }
     keys |= {key.replace("__", "."): value for key, value in values.items()}
-    return [f"--config={RECIPE}", *(f"--config.{key}={value}" for key, value in keys.items())]
+    if keys.get("init_from"):
+        keys = {key: value for key, value in keys.items() if not key.startswith("model.")}
+    return [f"--config={RECIPES / recipe}.py", *(f"--config.{key}={value}" for key, value in keys.items())]
 
 
 def run_here(*arguments: str) -> None:

@@ -25,7 +25,7 @@ Needs nothing but the standard library.
 
 from minimind_jax.data.generate.check import is_correct
 from minimind_jax.data.generate.item import LANGUAGES, Family, Item
-from minimind_jax.data.generate.records import FAMILIES
+from minimind_jax.data.generate.records import FAMILIES, plain_prompt
 from minimind_jax.data.generate.write import MANIFEST, Sizes, generate
 
-__all__ = ["FAMILIES", "LANGUAGES", "MANIFEST", "Family", "Item", "Sizes", "generate", "is_correct"]
+__all__ = ["FAMILIES", "LANGUAGES", "MANIFEST", "Family", "Item", "Sizes", "generate", "is_correct", "plain_prompt"]

@@ -95,6 +95,13 @@ def _story_with_questions(rng: Random, item: Item) -> str:
     return f"{item.question}\n{_ANSWER[item.language].format(item.answer)}\n" + _prose(item.language, question, answer)
 
 
+def plain_prompt(family: str, language: Language, question: str) -> str:
+    """What stands before the answer in a pretraining document; a space at its end is left to the answer."""
+    # A story's question already has its "Question:" line, below the story.
+    asked = question if family == STORY.name else _QUESTION[language].format(question)
+    return f"{asked}\n{_ANSWER[language].format('').rstrip()}"
+
+
 def _asked(item: Item) -> str:
     return _prose(item.language, item.question, item.answer)
 

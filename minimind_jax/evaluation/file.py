@@ -1,0 +1,81 @@
+"""Scores a held-out jsonl file, of texts or of conversations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from minimind_jax.data.chat import ChatEncoder, EncodedChat
+from minimind_jax.data.conversation import parse_conversation
+from minimind_jax.data.jsonl import N_REPORTED, BadLine, Record, check_bad_lines, parse_object, parse_text, read_jsonl
+from minimind_jax.data.progress import Progress
+from minimind_jax.errors import UserError
+from minimind_jax.evaluation.conversations import score_conversations
+from minimind_jax.evaluation.scoring import BATCH_TOKENS, TextScore
+from minimind_jax.evaluation.text import score_texts
+from minimind_jax.workdir import LoadedModel
+
+MAX_BAD_SHARE = 0.01
+_CONVERSATIONS = ("conversations", "messages")
+
+
+def evaluate_file(model: LoadedModel, path: Path, batch_tokens: int = BATCH_TOKENS) -> TextScore:
+    """Scores a jsonl file of {"text": ...} records, or one of {"conversations": ...} or {"messages": ...}.
+
+    The first line that has one of these fields says which; then all lines have to be of that kind.
+
+    Args:
+      path: the file; it is read twice, in bounded memory, so that bad lines are known before the long work.
+      batch_tokens: padded tokens in one forward pass; a longer document goes alone.
+
+    Raises:
+      UserError: no such file, no usable line, more than 1 % bad lines, a file of pairs or of questions, or what
+        `score_documents` raises.
+    """
+    if _holds_conversations(path):
+        encoder = ChatEncoder(model.tokenizer)
+
+        def parse(line: bytes) -> EncodedChat:
+            return encoder.encode(parse_conversation(line))
+
+        return _score(model, path, parse, score_conversations, batch_tokens)
+    return _score(model, path, parse_text, score_texts, batch_tokens)
+
+
+def _holds_conversations(path: Path) -> bool:
+    for number, record in read_jsonl(path, parse_object):
+        if isinstance(record, BadLine):
+            continue
+        if "gt" in record:
+            raise UserError(f"{path}:{number} is a question, not held-out text: evaluate it by --task questions")
+        if "chosen" in record:
+            raise UserError(f"{path}:{number} is a preference pair: give a file of texts or conversations")
+        if "text" in record or any(field in record for field in _CONVERSATIONS):
+            return "text" not in record
+    return False
+
+
+def _score(
+    model: LoadedModel,
+    path: Path,
+    parse: Callable[[bytes], Record],
+    score: Callable[..., TextScore],
+    batch_tokens: int,
+) -> TextScore:
+    n_lines, n_bad = 0, 0
+    first_bad: list[BadLine] = []
+    for _, record in read_jsonl(path, parse):
+        n_lines += 1
+        if isinstance(record, BadLine):
+            n_bad += 1
+            if len(first_bad) < N_REPORTED:
+                first_bad.append(record)
+    if warning := check_bad_lines(path, n_lines, n_bad, first_bad, MAX_BAD_SHARE):
+        print(warning, flush=True)
+
+    records = (record for _, record in read_jsonl(path, parse) if not isinstance(record, BadLine))
+    progress = Progress(f"scoring {path}", n_lines - n_bad)
+    result = score(model, records, batch_tokens, progress)
+    progress.close(result.target_tokens)
+    return dataclasses.replace(result, bad_lines=n_bad)

@@ -1,0 +1,172 @@
+"""Held-out questions with verifiable answers: how many a model answers right, by family and language.
+
+The questions.jsonl of `python -m minimind_jax.data.generate`; a reply counts where `is_correct` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minimind_jax.data.generate import LANGUAGES, is_correct, plain_prompt
+from minimind_jax.data.jsonl import BadLine, LineError, parse_object, read_jsonl
+from minimind_jax.errors import UserError
+from minimind_jax.inference import answer, generate_text
+from minimind_jax.workdir import LoadedModel
+
+MAX_NEW_TOKENS = 24
+_ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One record of questions.jsonl; it can be answered as an `inference.Chat`."""
+
+    id: str
+    family: str
+    language: Any  # one of LANGUAGES
+    messages: list[dict[str, Any]]  # the last one is the user's
+    answer: str
+    gt: list[str]  # all accepted answers
+    tools: None = None
+
+
+@dataclass(frozen=True)
+class Count:
+    correct: int
+    questions: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.questions
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"accuracy": self.accuracy, "correct": self.correct, "questions": self.questions}
+
+
+@dataclass(frozen=True)
+class QuestionsScore:
+    """Replies to questions and which of them are right, all in the file's order."""
+
+    questions: Sequence[Question]
+    replies: Sequence[str]
+    is_correct: Sequence[bool]
+
+    @property
+    def families(self) -> list[str]:
+        return list(dict.fromkeys(question.family for question in self.questions))
+
+    @property
+    def languages(self) -> list[str]:
+        return [name for name in LANGUAGES if self.count(language=name)]
+
+    def count(self, family: str = "", language: str = "") -> Count | None:
+        """Of this family and language, "" = all of them; None where there is no such question."""
+        right = [
+            is_right
+            for question, is_right in zip(self.questions, self.is_correct, strict=True)
+            if family in ("", question.family) and language in ("", question.language)
+        ]
+        return Count(sum(right), len(right)) if right else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """accuracy, correct and questions: of all, of each of `languages`, of `families` by language."""
+
+        def by_language(family: str) -> Iterator[tuple[str, dict[str, Any]]]:
+            for language in self.languages:
+                if count := self.count(family, language):
+                    yield language, count.to_dict()
+
+        families = {family: dict(by_language(family)) for family in self.families}
+        total = Count(sum(self.is_correct), len(self.questions))
+        return {**total.to_dict(), "languages": dict(by_language("")), "families": families}
+
+
+def ask(model: LoadedModel, path: Path, *, plain: bool = False, max_new_tokens: int = MAX_NEW_TOKENS) -> QuestionsScore:
+    """Asks all questions of a file; greedy, float32, on the default device.
+
+    Args:
+      plain: as a pretraining document goes ("Question: ...\\nAnswer:"), and only the first line of what follows
+        counts; else as a chat, without thinking.
+
+    Raises:
+      UserError: no such file, a line that is no question, no question at all, or what generation raises.
+    """
+    questions = read_questions(path)
+    if plain:
+        prompts = [_plain(question) for question in questions]
+        # The colon is left to the model: a tokenizer may join it with the answer's first character, and then a text
+        # that ends in a colon is one that goes on with another answer.
+        texts = generate_text(model, [prompt[:-1] for prompt in prompts], max_new_tokens=max_new_tokens)
+        replies = [text.removeprefix(prompt[-1]) for prompt, text in zip(prompts, texts, strict=True)]
+        return score_replies(questions, [reply.split("\n")[0] for reply in replies])
+    replies = answer(model.config, model.params, model.tokenizer, questions, max_new_tokens=max_new_tokens)
+    return score_replies(questions, replies)
+
+
+def score_replies(questions: Sequence[Question], replies: Sequence[str]) -> QuestionsScore:
+    """Judges one reply a question."""
+    right = [is_correct(reply, {"gt": question.gt}) for question, reply in zip(questions, replies, strict=True)]
+    return QuestionsScore(questions, [reply.strip() for reply in replies], right)
+
+
+def read_questions(path: Path) -> list[Question]:
+    """All questions of a file. Raises UserError naming the first line that is none."""
+    questions = []
+    for _, record in read_jsonl(path, _parse):
+        if isinstance(record, BadLine):
+            raise UserError(
+                f"{path}:{record.line} is no question: {record.reason}. Give a questions.jsonl as "
+                "`python -m minimind_jax.data.generate` writes it"
+            )
+        questions.append(record)
+    if not questions:
+        raise UserError(f"{path} has no question")
+    return questions
+
+
+def _parse(line: bytes) -> Question:
+    record = parse_object(line)
+    strings: dict[str, str] = {}
+    for field in ("id", "family", "language", "answer"):
+        value = record.get(field)
+        if not isinstance(value, str) or not value:
+            raise LineError(_not(record, field, "a string"))
+        strings[field] = value
+    if strings["language"] not in LANGUAGES:
+        raise LineError(f"`language` is {strings['language'][:20]!r}, not one of {', '.join(LANGUAGES)}")
+    gt = record.get("gt")
+    if not isinstance(gt, list) or not gt or not all(isinstance(text, str) for text in gt):
+        raise LineError(_not(record, "gt", "a list of accepted answers"))
+    return Question(
+        strings["id"], strings["family"], strings["language"], _messages(record), answer=strings["answer"], gt=gt
+    )
+
+
+def _messages(record: dict[str, Any]) -> list[dict[str, Any]]:
+    messages = record.get("conversations")
+    if not isinstance(messages, list) or not messages:
+        raise LineError(_not(record, "conversations", "a list of messages"))
+    for i, message in enumerate(messages):
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            raise LineError(f"`conversations[{i}].role` is not one of {', '.join(_ROLES)}")
+        if not isinstance(message.get("content"), str):
+            raise LineError(f"`conversations[{i}].content` is not a string")
+    if messages[-1]["role"] != "user":
+        raise LineError("`conversations` does not end with the user's question")
+    return messages
+
+
+def _not(record: dict[str, Any], field: str, wanted: str) -> str:
+    return f"`{field}` is not {wanted}, or empty" if field in record else f"lacks `{field}`"
+
+
+def _plain(question: Question) -> str:
+    if len(question.messages) != 1:
+        raise UserError(
+            f"question {question.id} is a conversation of {len(question.messages)} messages, which cannot be asked "
+            "as plain text: leave --plain away"
+        )
+    return plain_prompt(question.family, question.language, question.messages[0]["content"])

@@ -1,0 +1,142 @@
+"""Summed log-likelihood of token sequences: what held-out texts and conversations share."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from minimind_jax.config import ModelConfig
+from minimind_jax.data.progress import Progress
+from minimind_jax.errors import UserError
+from minimind_jax.model import Params, get_attention, hidden_states, masked_attention, output_matrix
+from minimind_jax.objectives import token_logprobs
+from minimind_jax.workdir import LoadedModel
+
+BATCH_TOKENS = 4096
+_SHORTEST_BUCKET = 64
+_QUERY_BLOCK = 256  # divides every bucket that needs it
+_LONG = 4096  # tokens from which attention goes block by block
+
+
+@dataclass(frozen=True)
+class Document:
+    """What is scored: at most the model's max_seq_len tokens."""
+
+    ids: list[int]
+    is_target: np.ndarray  # (len(ids),) bool; the first token is none, whatever stands there
+    n_bytes: int  # UTF-8, of the targets' text
+    truncated: bool = False  # it was longer
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """How well a model predicts the target tokens of held-out documents (texts or conversations)."""
+
+    loss: float  # nats per target token, the mean over all of them
+    bits_per_byte: float
+    target_tokens: int
+    documents: int
+    bytes: int  # UTF-8, of what was scored
+    truncated: int  # documents longer than the model's limit, cut there; those without a target before it count too
+    bad_lines: int = 0
+
+
+def score_documents(
+    model: LoadedModel,
+    documents: Iterable[Document],
+    batch_tokens: int = BATCH_TOKENS,
+    progress: Progress | None = None,
+) -> TextScore:
+    """Scores documents with the model in float32 on the default device.
+
+    They are padded to one of a few lengths (powers of two), so the forward
+    pass compiles that often at most. Sums are float64 on the host.
+
+    Args:
+      batch_tokens: padded tokens in one forward pass; a longer document goes alone.
+
+    Raises:
+      UserError: nothing to score, or the loss is not finite.
+    """
+    config, params = model.config, jax.device_put(model.params)
+    nats, targets, n_documents, n_bytes, truncated = 0.0, 0, 0, 0, 0
+    waiting: dict[int, list[Document]] = {}  # by bucket
+    for document in documents:
+        n_documents += 1
+        truncated += document.truncated
+        n_targets = int(document.is_target[1:].sum())
+        if not n_targets:
+            continue
+        n_bytes += document.n_bytes
+        targets += n_targets
+        bucket = _bucket(len(document.ids) - 1)
+        rows = waiting.setdefault(bucket, [])
+        rows.append(document)
+        if len(rows) == _rows_per_batch(bucket, batch_tokens):
+            nats += _batch_nats(config, params, waiting.pop(bucket), bucket, batch_tokens)
+            if progress:
+                progress.update(n_documents - sum(map(len, waiting.values())), targets)
+    for bucket, rows in sorted(waiting.items()):
+        nats += _batch_nats(config, params, rows, bucket, batch_tokens)
+    if not targets or not n_bytes:
+        raise UserError(
+            f"nothing to score: {n_documents} documents with the model's limit max_seq_len={config.max_seq_len}"
+        )
+    if not math.isfinite(nats):
+        raise UserError(f"the loss of {model.path} (step {model.step}) is not finite: its weights are broken")
+    return TextScore(nats / targets, nats / math.log(2) / n_bytes, targets, n_documents, n_bytes, truncated)
+
+
+def _bucket(length: int) -> int:
+    return max(_SHORTEST_BUCKET, 1 << (length - 1).bit_length())
+
+
+def _rows_per_batch(bucket: int, batch_tokens: int) -> int:
+    return max(1, batch_tokens // bucket)
+
+
+def _batch_nats(config: ModelConfig, params: Params, rows: list[Document], bucket: int, batch_tokens: int) -> float:
+    """Summed negative log-likelihood of all targets of `rows`."""
+    shape = (_rows_per_batch(bucket, batch_tokens), bucket)
+    tokens, targets, lengths = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape[0], np.int32)
+    is_target = np.zeros(shape, bool)
+    for i, document in enumerate(rows):
+        lengths[i] = n = len(document.ids) - 1
+        tokens[i, :n], targets[i, :n] = document.ids[:-1], document.ids[1:]
+        is_target[i, :n] = document.is_target[1:]
+    with jax.default_matmul_precision("highest"):  # GPUs would round float32 products to TF32
+        logprobs = np.asarray(_logprobs(config, params, tokens, targets, lengths), np.float64)
+    return -float(logprobs[is_target].sum())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logprobs(
+    config: ModelConfig, params: Params, tokens: jax.Array, targets: jax.Array, lengths: jax.Array
+) -> jax.Array:
+    """log p of each target, (B, T) float32; rows are one segment of `lengths` (B,) tokens, then padding."""
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    segment_ids = (positions < lengths[:, None]).astype(jnp.int32)
+    attention = get_attention("auto") if tokens.shape[1] < _LONG else _blockwise_attention
+    hidden = hidden_states(config, params, tokens, positions, segment_ids, attention=attention)
+    return token_logprobs(hidden, output_matrix(params), targets)
+
+
+def _blockwise_attention(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    """Attention, a fixed number of queries at a time: memory grows with T, not with its square."""
+    B, T, H, h = q.shape
+    n_blocks = T // _QUERY_BLOCK
+
+    def block(i: jax.Array) -> jax.Array:  # (B, _QUERY_BLOCK, H, h)
+        start = i * _QUERY_BLOCK
+        queries, segments = (jax.lax.dynamic_slice_in_dim(x, start, _QUERY_BLOCK, axis=1) for x in (q, segment_ids))
+        causal = start + jnp.arange(_QUERY_BLOCK)[:, None] >= jnp.arange(T)
+        same_segment = segments[:, :, None] == segment_ids[:, None, :]  # (B, _QUERY_BLOCK, T)
+        return masked_attention(queries, k, v, (causal & same_segment)[:, None, None])
+
+    return jax.lax.map(block, jnp.arange(n_blocks)).swapaxes(0, 1).reshape(B, T, H, h)

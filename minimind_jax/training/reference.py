@@ -1,0 +1,141 @@
+"""DPO's reference: log-probabilities of all answers under the weights that training starts from.
+
+They never change, so they are computed once, before the first step, and no second model stays in memory.
+
+    <cache_dir>/reference/<key>.npy          (n_rows, MAX_PAIRS, 2) float32, shared by all runs of this reference
+    <cache_dir>/reference/<key>.partial.npy  NaN in rows that are not computed yet; continued after an interruption
+    <workdir>/reference/<rows>.npy           this run's copy, so that it can be continued without `init_from`
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from minimind_jax import workdir as workdirs
+from minimind_jax.config import cache_directory
+from minimind_jax.data import PairRows
+from minimind_jax.data.dpo import MAX_PAIRS
+from minimind_jax.data.progress import Progress
+from minimind_jax.errors import UserError
+from minimind_jax.model import Params
+from minimind_jax.objectives.preference import sequence_logprobs
+from minimind_jax.training.job import Job
+from minimind_jax.training.mesh import batch_sharding, put_rows, state_shardings
+from minimind_jax.training.step import compute_dtype, make_forward
+
+_FLUSH_SECONDS = 10.0
+
+
+def reference_logprobs(job: Job, rows: PairRows, begun: bool) -> np.ndarray:
+    """Log-probabilities (n_rows, MAX_PAIRS, 2) float32 of `rows` under `init_from`, by row of the plan; 0 = no pair.
+
+    Args:
+      begun: the workdir has a checkpoint, so its copy is of the same reference.
+
+    Raises:
+      UserError: `init_from` cannot be read, or a log-probability is not finite.
+    """
+    own = job.workdir.path / "reference" / f"{rows.fingerprint[:32]}.npy"
+    if begun and (stored := _read(own, rows)) is not None:
+        return stored
+    params = workdirs.load_model(job.config.init_from).params
+    cache_dir = job.config.data.cache_dir
+    cache = (Path(cache_dir).expanduser() if cache_dir else cache_directory() / "tokens") / "reference"
+    cache.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(
+        f"1 {_digest(params)} {rows.fingerprint} {compute_dtype(job.config).name}".encode()
+    ).hexdigest()[:32]
+    final = cache / f"{name}.npy"
+    with _locked(cache / f"{name}.lock"):
+        stored = _read(final, rows)
+        if stored is None:
+            _compute(job, rows, params, cache / f"{name}.partial.npy", final)
+            stored = _read(final, rows)
+    if stored is None:
+        raise UserError(f"{final} cannot be read back: is the disk of data.cache_dir sound?")
+    own.parent.mkdir(exist_ok=True)
+    shutil.copyfile(final, own.with_suffix(".tmp"))
+    os.replace(own.with_suffix(".tmp"), own)
+    return stored
+
+
+def _compute(job: Job, rows: PairRows, params: Params, partial: Path, final: Path) -> None:
+    config, mesh = job.config, job.mesh
+    values = _open_partial(partial, rows)
+    missing = np.flatnonzero(np.isnan(values).any(axis=(1, 2)))
+    n = config.batch_size // config.accum_steps
+    shardings = state_shardings(mesh, config.model, params)
+    on_mesh = jax.tree.map(lambda p, s: jax.make_array_from_callback(p.shape, s, lambda i: p[i]), params, shardings)
+    forward = make_forward(config, compute_dtype(config))
+    score = jax.jit(lambda params, batch: sequence_logprobs(forward, params, jax.tree.map(lambda x: x[0], batch)))
+    progress = Progress("log-probabilities of the reference", len(missing))
+    flushed = time.monotonic()
+    for start in range(0, len(missing), n):
+        chosen = missing[start : start + n]
+        ids = np.full(n, -1, np.int64)
+        ids[: len(chosen)] = chosen
+        batch = put_rows(rows.plan_batch, ids[None], batch_sharding(mesh))
+        logps = np.asarray(score(on_mesh, batch), np.float32)[: len(chosen)]
+        if not np.isfinite(logps).all():
+            raise UserError(f"log-probabilities of {config.init_from} are not finite: its weights are broken")
+        values[chosen] = logps
+        progress.update(start + len(chosen))
+        if time.monotonic() - flushed > _FLUSH_SECONDS:
+            values.flush()
+            flushed = time.monotonic()
+    values.flush()
+    progress.close()
+    os.replace(partial, final)
+
+
+def _open_partial(path: Path, rows: PairRows) -> np.memmap:
+    """The array that is being filled, continued where it is whole."""
+    shape = (rows.rows_per_epoch, MAX_PAIRS, 2)
+    try:
+        values = np.lib.format.open_memmap(path, mode="r+")
+        if values.shape == shape and values.dtype == np.float32:
+            return values
+    except (OSError, ValueError, EOFError):
+        pass  # not there, or cut short
+    fresh = path.with_suffix(".tmp")
+    values = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.float32, shape=shape)
+    values[:] = np.nan
+    values.flush()
+    os.replace(fresh, path)
+    return values
+
+
+def _read(path: Path, rows: PairRows) -> np.ndarray | None:
+    try:
+        values = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    whole = values.shape == (rows.rows_per_epoch, MAX_PAIRS, 2) and np.isfinite(values).all()
+    return values if whole else None
+
+
+def _digest(params: Params) -> str:
+    """Identifies weights by their content."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time fills a partial file; the kernel releases the lock when a process ends."""
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
