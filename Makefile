@@ -1,9 +1,10 @@
-# make quickstart   the whole job, small: data -> tokenizer -> training -> curve, on a laptop's CPU
+# make quickstart   the whole job, small: data -> tokenizer -> pretraining -> SFT -> DPO -> answers, on a laptop's CPU
 # make test         the tests (a few minutes on two cores)
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 QUICK := out/quickstart
+ASK := $(PY) evaluate.py --task questions --data $(QUICK)/data/questions.jsonl
 
 .PHONY: quickstart test test-slow lint clean
 
@@ -12,7 +13,13 @@ quickstart: $(VENV)/.run
 	test -e $(QUICK)/tokenizer/tokenizer.json || \
 		$(PY) -m minimind_jax.tokenizer train --data $(QUICK)/data/pretrain.jsonl --vocab-size 2048 --out $(QUICK)/tokenizer
 	$(PY) train.py --config configs/quickstart.py
-	$(PY) -m minimind_jax.training.plot $(QUICK)/pretrain --out $(QUICK)/curves.png
+	$(ASK) --model $(QUICK)/pretrain --plain
+	$(PY) train.py --config configs/quickstart_sft.py
+	$(ASK) --model $(QUICK)/sft
+	$(PY) train.py --config configs/quickstart_dpo.py
+	$(PY) -m minimind_jax.training.plot $(QUICK)/pretrain $(QUICK)/sft --out $(QUICK)/curves.png
+	$(PY) -m minimind_jax.training.plot $(QUICK)/dpo
+	$(ASK) --model $(QUICK)/dpo
 
 test: $(VENV)/.test
 	$(PY) -m pytest -q

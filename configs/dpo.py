@@ -36,7 +36,7 @@ def get_config(arg: str = ""):
     c.dpo.beta = 0.1
     c.dpo.sft_weight = 0.1
 
-    c.optim.lr = 1e-6
+    c.optim.lr = 5e-7
     c.optim.warmup_steps = 50
     c.optim.weight_decay = 0.0
 

@@ -1,4 +1,4 @@
-"""`make quickstart`: learn simple Chinese and English in about five minutes on two CPU cores.
+"""`make quickstart`, first stage: learn simple Chinese and English in about four minutes on two CPU cores.
 
     python train.py --config configs/quickstart.py
 
@@ -13,7 +13,7 @@ def get_config(arg: str = ""):
     c = base_recipe("pretrain")
     c.workdir = "out/quickstart/pretrain"
     c.tokenizer = "out/quickstart/tokenizer"
-    c.steps = 1800
+    c.steps = 1500
     c.batch_size = 8  # small steps: at this size they learn more from the same tokens
 
     c.scan_unroll = 4  # all layers: 7 % faster where docs/log.md measured it
@@ -31,13 +31,13 @@ def get_config(arg: str = ""):
     c.optim.min_lr_ratio = 0.05
 
     c.log_every = 20
-    c.eval_every = 450
-    c.save_every = 450
+    c.eval_every = 500
+    c.save_every = 500
     c.sample_prompts = (
-        "问题：36和63哪个更大？\n答案：",
         "有一天，小明",
-        "Question: How many centimeters are 7 meters?\nAnswer:",
+        "十二月的下一个月",
         "One day Tom",
+        "The opposite of",
     )
     return apply_argument(c, arg, smoke)
 

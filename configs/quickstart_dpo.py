@@ -21,15 +21,15 @@ def get_config(arg: str = ""):
     c.data.max_seq_len = 128
 
     c.dpo.beta = 0.1
-    c.dpo.sft_weight = 0.2
+    c.dpo.sft_weight = 1.0
 
     c.optim.lr = 1e-4
     c.optim.warmup_steps = 10
     c.optim.weight_decay = 0.0
 
-    c.log_every = 5
-    c.eval_every = 50
-    c.save_every = 50
+    c.log_every = 10
+    c.eval_every = 100
+    c.save_every = 100
     c.sample_prompts = ("36和63哪个更大？", "How many centimeters are 7 meters?")
     return apply_argument(c, arg, smoke)
 

@@ -2,7 +2,7 @@
 
     python train.py --config configs/quickstart_sft.py
 
-Starts from `out/quickstart/pretrain`; about a minute on two CPU cores.
+Starts from `out/quickstart/pretrain`; about three minutes on two CPU cores.
 """
 
 from minimind_jax.recipe import apply_argument, base_recipe
@@ -25,8 +25,8 @@ def get_config(arg: str = ""):
     c.optim.min_lr_ratio = 0.05
 
     c.log_every = 20
-    c.eval_every = 200
-    c.save_every = 200
+    c.eval_every = 400
+    c.save_every = 400
     c.sample_prompts = ("36和63哪个更大？", "How many centimeters are 7 meters?")
     return apply_argument(c, arg, smoke)
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from minimind_jax.data.conversation import Conversation, Pair
 from minimind_jax.data.jsonl import LineError
 from minimind_jax.errors import UserError
@@ -226,6 +228,20 @@ class ChatEncoder:
         without = render([_QUESTION, _ANSWER])
         with_block = without.replace(self._header, self._header + self._block)
         return self._block != "" and with_block == render([_QUESTION, {**_ANSWER, "reasoning_content": ""}])
+
+
+def target_bytes(tokenizer: Tokenizer, ids: Sequence[int], is_target: np.ndarray) -> int:
+    """`EncodedChat.n_bytes` of a conversation that was cut short; a character that was cut has none."""
+    turns: list[list[int]] = [[]]
+    for i in np.flatnonzero(is_target):
+        if i and not is_target[i - 1]:
+            turns.append([])
+        turns[-1].append(ids[int(i)])
+    n_bytes = 0
+    for turn in turns:
+        text = turn[: turn.index(tokenizer.eos_id)] if tokenizer.eos_id in turn else turn
+        n_bytes += len(tokenizer.decode(text, skip_special_tokens=False).rstrip("\ufffd").encode())
+    return n_bytes
 
 
 def _has_thoughts(message: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minimind_jax.config import DataConfig, SftConfig, cache_directory
-from minimind_jax.data.chat import EMPTY_THINK, TARGET
+from minimind_jax.data.chat import EMPTY_THINK, TARGET, target_bytes
 from minimind_jax.data.packed import Documents, PackedRows, Segment, kept_lengths
 from minimind_jax.data.packing import VERSION, cached_best_fit
 from minimind_jax.data.splits import Part, fingerprint, open_parts
@@ -133,8 +133,5 @@ def _count_bytes(documents: Documents, kept: np.ndarray, tokenizer: Tokenizer) -
     total = int(documents.n_bytes[whole].sum())
     for doc in np.flatnonzero(~whole & (kept > 0)).tolist():
         tokens, flags = documents.read(doc, kept[doc])
-        ids = tokens[flags & TARGET > 0]
-        newlines = int((ids[:-1] == tokenizer.eos_id).sum())
-        # A cut inside a character leaves bytes that decode to U+FFFD: that character counts as not scored.
-        total += len(tokenizer.decode(ids.tolist()).rstrip("\ufffd").encode()) - newlines
+        total += target_bytes(tokenizer, tokens.tolist(), flags & TARGET > 0)
     return total

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from minimind_jax.data.chat import TARGET, EncodedChat
+from minimind_jax.data.chat import TARGET, EncodedChat, target_bytes
 from minimind_jax.data.progress import Progress
 from minimind_jax.evaluation.scoring import BATCH_TOKENS, Document, TextScore, score_documents
-from minimind_jax.tokenizer import Tokenizer
 from minimind_jax.workdir import LoadedModel
 
 
@@ -31,18 +30,4 @@ def _documents(model: LoadedModel, chats: Iterable[EncodedChat]) -> Iterator[Doc
             yield Document(chat.tokens, is_target, chat.n_bytes)
         else:
             ids, is_target = chat.tokens[:limit], is_target[:limit]
-            yield Document(ids, is_target, _count_bytes(model.tokenizer, ids, is_target), truncated=True)
-
-
-def _count_bytes(tokenizer: Tokenizer, ids: list[int], is_target: np.ndarray) -> int:
-    """UTF-8 bytes of the targets' text, without end tokens and their newlines; a character that was cut has none."""
-    turns: list[list[int]] = [[]]
-    for i in np.flatnonzero(is_target):
-        if i and not is_target[i - 1]:
-            turns.append([])
-        turns[-1].append(ids[i])
-    n_bytes = 0
-    for turn in turns:
-        text = turn[: turn.index(tokenizer.eos_id)] if tokenizer.eos_id in turn else turn
-        n_bytes += len(tokenizer.decode(text, skip_special_tokens=False).rstrip("\ufffd").encode())
-    return n_bytes
+            yield Document(ids, is_target, target_bytes(model.tokenizer, ids, is_target), truncated=True)

@@ -47,13 +47,19 @@ def _holds_conversations(path: Path) -> bool:
     for number, record in read_jsonl(path, parse_object):
         if isinstance(record, BadLine):
             continue
-        if "gt" in record:
+        if "gt" in record and not _is_answered(record):
             raise UserError(f"{path}:{number} is a question, not held-out text: evaluate it by --task questions")
         if "chosen" in record:
             raise UserError(f"{path}:{number} is a preference pair: give a file of texts or conversations")
         if "text" in record or any(field in record for field in _CONVERSATIONS):
             return "text" not in record
     return False
+
+
+def _is_answered(record: dict[str, object]) -> bool:
+    messages = record.get("conversations")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") == "assistant"
 
 
 def _score(

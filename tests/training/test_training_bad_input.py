@@ -103,7 +103,10 @@ def test_bad_configuration(tmp_path, corpus, arguments, parts):
 
 @pytest.mark.parametrize(
     ("recipe", "parts"),
-    [("nowhere.py", ["nowhere.py does not exist"]), (f"{th.RECIPE}:huge", ["'huge'", "minimind2_small", "smoke"])],
+    [
+        ("nowhere.py", ["nowhere.py does not exist"]),
+        (f"{th.RECIPES}/pretrain.py:huge", ["'huge'", "minimind2_small", "smoke"]),
+    ],
 )
 def test_bad_recipe(recipe, parts):
     with pytest.raises(UserError) as error:

@@ -1,6 +1,6 @@
 """A synthetic bilingual corpus in MiniMind's jsonl formats, small enough to be learnt on a CPU in minutes.
 
-    python -m minimind_jax.data.generate --out DIR [--seed 0] [--documents 14000] [--conversations 6000] ...
+    python -m minimind_jax.data.generate --out DIR [--seed 0] [--documents 14000] [--conversations 12000] ...
 
 Everything is a pure function of the seed and the counts: the files are byte-identical on every machine, and a smaller
 count gives a prefix of a larger one's file. Sixteen families of questions, each in Chinese and English; the operands of

@@ -34,7 +34,7 @@ FAMILIES = (
 
 _BY_NAME = {family.name: family for family in FAMILIES}
 # The families that a model of a few million parameters can learn in minutes come more often than the others.
-_EASY = (COMPARISON, UNITS, COUNTING, WEEKDAY, MONTH, LISTS, REPEAT, DEFINITION)
+_EASY = (COUNTING, WEEKDAY, MONTH, DEFINITION, OPPOSITES_FAMILY, TRANSLATION)
 _OFTEN = (*FAMILIES, *_EASY, *_EASY)
 
 Record = dict[str, Any]

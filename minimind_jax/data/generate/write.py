@@ -17,7 +17,7 @@ from minimind_jax.errors import UserError
 
 MANIFEST = "generated.json"
 # Raised whenever the same seed and sizes give other files.
-VERSION = 1
+VERSION = 2
 _MAX_VAL_RECORDS = 1000
 
 
@@ -26,8 +26,8 @@ class Sizes:
     """How many records to write: 0 leaves a kind out. `questions` counts per family and language."""
 
     documents: int = 14000
-    conversations: int = 6000
-    pairs: int = 1200
+    conversations: int = 12000
+    pairs: int = 3000
     questions: int = 20
 
     def __post_init__(self) -> None:
