@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import os
@@ -122,7 +123,7 @@ def _build(path: Path, content: Content, tokenizer: Tokenizer, target: Path, num
 def _write_arrays(
     path: Path, content: Content, tokenizer: Tokenizer, directory: Path, key: str, num_workers: int, kind: Kind
 ) -> StoreMeta:
-    n_lines = n_records = n_bad = n_docs = n_tokens = 0
+    n_lines = n_records = n_bad = n_dropped = n_docs = n_tokens = 0
     bad: list[BadLine] = []
     progress = Progress(f"tokenising {path}", content.n_bytes)
     with ExitStack() as stack:
@@ -138,11 +139,12 @@ def _write_arrays(
             offsets.write((n_tokens + np.cumsum(part.lengths, dtype=np.uint64)).data)
             n_bytes.write(part.n_bytes.data)
             doc_hash.write(part.doc_hash.data)
-            bad += [BadLine(n_lines + b.line, b.reason) for b in part.bad]
+            bad += [dataclasses.replace(b, line=n_lines + b.line) for b in part.bad]
             del bad[MAX_BAD_KEPT:]
             n_lines += part.n_lines
             n_records += part.n_records
             n_bad += part.n_bad
+            n_dropped += part.n_dropped
             n_docs += len(part.lengths)
             n_tokens += len(part.tokens)
             progress.update(end, n_tokens)
@@ -151,7 +153,7 @@ def _write_arrays(
             os.fsync(file.fileno())
     progress.close(n_tokens)
     if not n_docs:
-        check_bad_lines(path, n_records, n_bad, bad, max_bad_share=1.0)  # raises
+        check_bad_lines(path, n_records, n_bad + n_dropped, bad, max_bad_share=1.0)  # raises
     return StoreMeta(
         key=key,
         kind=kind,
@@ -162,6 +164,7 @@ def _write_arrays(
         n_tokens=n_tokens,
         n_records=n_records,
         n_bad=n_bad,
+        n_dropped=n_dropped,
         bad=tuple(bad),
     )
 

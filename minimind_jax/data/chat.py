@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minimind_jax.data.conversation import Conversation, Pair
-from minimind_jax.data.jsonl import LineError
+from minimind_jax.data.jsonl import DroppedLineError, LineError
 from minimind_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ class ChatEncoder:
         has, the other's empty block is learnt: then thinking, or not, is part of the answer. No token is EMPTY_THINK.
 
         Raises:
-          LineError: as `encode`; what comes before the answers differs.
+          LineError: as `encode`.
+          DroppedLineError: what comes before the answers differs.
           UserError: as `encode`.
         """
         sides = [self._render(pair.chosen), self._render(pair.rejected)]
@@ -139,7 +140,7 @@ class ChatEncoder:
             encoded.append(_encoded(_Rendering(side.text, [answer]), ids, offsets, iter(())))
         contexts = [chat.tokens[: chat.flags.index(TARGET)] for chat in encoded]
         if contexts[0] != contexts[1]:
-            raise LineError(
+            raise DroppedLineError(
                 "the tokens before the answers of `chosen` and `rejected` differ: the prompts do, or one answer begins "
                 "with a line break that joins the one before it"
             )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from minimind_jax.data.jsonl import LineError, parse_object
+from minimind_jax.data.jsonl import DroppedLineError, LineError, parse_object
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_DEPTH = 64  # of tools and arguments; rendering them recurses
@@ -72,17 +72,17 @@ def parse_pair(line: bytes) -> Pair:
     `parse_conversation`.
 
     Raises:
-      LineError: names the field that is missing or wrong; a side does not end with the assistant; the sides have
-        different prompts or tools, or are the same.
+      LineError: names the field that is missing or wrong; a side does not end with the assistant.
+      DroppedLineError: the sides have different prompts or tools, or are the same.
     """
     record = parse_object(line)
     chosen, rejected = _side(record, "chosen"), _side(record, "rejected")
     if chosen.messages[:-1] != rejected.messages[:-1]:
-        raise LineError("`chosen` and `rejected` differ before their last message: both need the same prompt")
+        raise DroppedLineError("`chosen` and `rejected` differ before their last message: both need the same prompt")
     if chosen.tools != rejected.tools:
-        raise LineError("`chosen` and `rejected` have different `tools`")
+        raise DroppedLineError("`chosen` and `rejected` have different `tools`")
     if chosen.messages == rejected.messages:
-        raise LineError("`chosen` and `rejected` are the same")
+        raise DroppedLineError("`chosen` and `rejected` are the same")
     return Pair(chosen, rejected)
 
 

@@ -33,7 +33,7 @@ def print_rows(config: Config, tokenizer: Tokenizer, n_rows: int, console: Conso
         meta = open_store(source.path, tokenizer, data.cache_dir, data.num_workers, KIND_OF_STAGE[config.stage]).meta
         console.print(
             f"{source.path}: {meta.n_docs} documents, {meta.n_tokens} tokens, {source.weight}x an epoch, "
-            f"{meta.n_bad} bad lines"
+            f"{meta.n_bad} bad lines" + (f", {meta.n_dropped} dropped" if meta.n_dropped else "")
         )
         for bad in meta.bad[:N_REPORTED]:
             console.print(Text(f"  {source.path}:{bad.line}: {bad.reason}".translate(VISIBLE)))

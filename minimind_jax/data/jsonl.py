@@ -19,14 +19,22 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class BadLine:
-    """An unusable line: its number in the file (from 1) and the reason."""
+    """A line that is skipped: its number in the file (from 1), the reason, and whether it is well-formed for all that.
+
+    `dropped` lines are counted and reported; they are no errors of the file, so `data.max_bad_share` is not for them.
+    """
 
     line: int
     reason: str
+    dropped: bool = False
 
 
 class LineError(ValueError):
     """Raised by a record parser; its text is the reason that a `BadLine` reports."""
+
+
+class DroppedLineError(LineError):
+    """A well-formed record from which nothing can be learnt."""
 
 
 def open_jsonl(path: Path) -> BinaryIO:
@@ -112,7 +120,12 @@ def read_records(
             try:
                 yield number, parse(body)
             except LineError as e:
-                yield number, BadLine(number, str(e))
+                yield number, as_bad_line(number, e)
+
+
+def as_bad_line(number: int, error: LineError) -> BadLine:
+    """What a parser's error says of line `number`."""
+    return BadLine(number, str(error), isinstance(error, DroppedLineError))
 
 
 def read_jsonl(path: Path, parse: Callable[[bytes], Record]) -> Iterator[tuple[int, Record | BadLine]]:

@@ -26,7 +26,7 @@ from minimind_jax.data.jsonl import BadLine
 if TYPE_CHECKING:
     from minimind_jax.tokenizer import Tokenizer
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 META_NAME = "meta.json"
 
 
@@ -46,7 +46,7 @@ class StoreMeta:
       vocab_size: of that tokenizer; decides the type of `tokens`.
       n_docs, n_tokens: documents (two for each pair), and their tokens.
       n_records: lines of the file that are not blank.
-      n_bad: unusable lines among them.
+      n_bad, n_dropped: unusable lines among them, and well-formed ones that teach nothing.
       bad: the first of these.
     """
 
@@ -59,6 +59,7 @@ class StoreMeta:
     n_tokens: int
     n_records: int
     n_bad: int
+    n_dropped: int
     bad: tuple[BadLine, ...]
     format_version: int = FORMAT_VERSION
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from minimind_jax.data.content import Chunk, changed, new_digest
 from minimind_jax.data.encoders import Encoder, Kind, make_encoder
-from minimind_jax.data.jsonl import BadLine, LineError, open_jsonl, read_records
+from minimind_jax.data.jsonl import BadLine, LineError, as_bad_line, open_jsonl, read_records
 from minimind_jax.data.store import token_dtype
 from minimind_jax.errors import UserError
 
@@ -51,7 +51,7 @@ class ChunkTokens:
       doc_hash: (n_docs,) uint64, 64-bit BLAKE2b of each document's identity.
       n_lines: all lines, blank ones too: what the next chunk's line numbers start from.
       n_records: lines that are not blank.
-      n_bad: unusable lines.
+      n_bad, n_dropped: unusable lines, and well-formed ones that teach nothing.
       bad: the first MAX_BAD_KEPT of them, numbered within the chunk.
     """
 
@@ -63,6 +63,7 @@ class ChunkTokens:
     n_lines: int
     n_records: int
     n_bad: int
+    n_dropped: int
     bad: list[BadLine]
 
 
@@ -73,7 +74,7 @@ def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer, encoder: Enco
     flags = bytearray()
     lengths, n_bytes, doc_hash = array("I"), array("I"), array("Q")
     bad: list[BadLine] = []
-    n_records = n_bad = 0
+    n_records = n_bad = n_dropped = 0
     digest, n_newlines, last = new_digest(), 0, b"\n"
     waiting: list[tuple[int, Any]] = []  # (line, record)
     n_chars = 0
@@ -85,8 +86,9 @@ def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer, encoder: Enco
         last = piece
 
     def reject(line: BadLine) -> None:
-        nonlocal n_bad
-        n_bad += 1
+        nonlocal n_bad, n_dropped
+        n_dropped += line.dropped
+        n_bad += not line.dropped
         bad.append(line)
         if len(bad) > MAX_BAD_KEPT + BATCH_RECORDS:
             keep_first_bad()
@@ -100,7 +102,7 @@ def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer, encoder: Enco
         encoded = encoder.encode([record for _, record in waiting])
         for (number, _), documents in zip(waiting, encoded, strict=True):
             if isinstance(documents, LineError):
-                reject(BadLine(number, str(documents)))
+                reject(as_bad_line(number, documents))
                 continue
             for document in documents:
                 tokens.extend(document.tokens)
@@ -117,7 +119,7 @@ def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer, encoder: Enco
         for number, record in read_records(file, chunk.end - chunk.start, encoder.parse, count):
             n_records += 1
             if isinstance(record, BadLine):
-                reject(BadLine(number, record.reason))
+                reject(record)
                 continue
             waiting.append((number, record))
             n_chars += encoder.size(record)
@@ -135,6 +137,7 @@ def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer, encoder: Enco
         n_lines=n_newlines + (not last.endswith(b"\n")),
         n_records=n_records,
         n_bad=n_bad,
+        n_dropped=n_dropped,
         bad=bad,
     )
 

@@ -108,5 +108,5 @@ def put_rows(
 
         return jax.make_array_from_callback((accum_steps, n_rows, *row_shape), sharding, callback)
 
-    nothing = read(np.empty(0, np.int64))
-    return {key: build(key, values.shape[1:]) for key, values in nothing.items()}
+    empty_row = read(np.array([-1], np.int64))
+    return {key: build(key, values.shape[1:]) for key, values in empty_row.items()}

@@ -278,6 +278,19 @@ def test_pairs_that_are_too_long(tmp_path: Path, tokenizer: Tokenizer, capfd: py
         open_dpo(data(write(tmp_path / "b.jsonl", records[2:]), truncate="cut"), tokenizer, 0)
 
 
+def test_pairs_with_different_prompts_are_dropped_and_counted(
+    tmp_path: Path, tokenizer: Tokenizer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = pair("b", "1", "2") | {"rejected": pair("c", "1", "2")["rejected"]}
+    path = write(tmp_path / "a.jsonl", [pair("a", "1", "2"), other, pair("d", "same", "same")])
+    rows, _ = open_dpo(data(path, max_bad_share=0.0), tokenizer, 0)
+    assert rows.n_docs == 1
+    message = capfd.readouterr().err
+    assert f"{path}: dropped 2 of 3 lines: {path}:2: " in message and f"{path}:3: " in message
+    with pytest.raises(UserError, match=r"b\.jsonl has no usable line .*b\.jsonl:1: .*differ before"):
+        open_dpo(data(write(tmp_path / "b.jsonl", [other])), tokenizer, 0)
+
+
 def test_all_pairs_of_a_prompt_are_on_one_side_of_the_split(tmp_path: Path, tokenizer: Tokenizer) -> None:
     records = [pair(f"Question {i % 40}?", "good", f"bad {i}") for i in range(200)]
     rows, val = open_dpo(data(write(tmp_path / "a.jsonl", records), val_fraction=0.3), tokenizer, 0)

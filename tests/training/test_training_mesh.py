@@ -74,7 +74,7 @@ def test_each_device_builds_its_rows_once():
             return super().batch(row_ids)
 
     put_batch(Counting(), np.arange(16).reshape(2, 8), batch_sharding(make_mesh(MeshConfig(4, 2))))
-    assert sorted(asked) == list(range(16))
+    assert sorted(row for row in asked if row >= 0) == list(range(16))  # and one empty row, for the shapes
 
 
 def test_the_moments_lie_like_their_parameters():
