@@ -27,7 +27,7 @@ def get_config(arg: str = ""):
     c.log_every = 20
     c.eval_every = 400
     c.save_every = 400
-    c.sample_prompts = ("36和63哪个更大？", "How many centimeters are 7 meters?")
+    c.sample_prompts = ("春游在星期三。第二天是星期几？", "What is the opposite of big?")
     return apply_argument(c, arg, smoke)
 
 
