@@ -13,7 +13,7 @@ from rich.text import Text
 from minimind_jax.config import Config
 from minimind_jax.data.build import open_store
 from minimind_jax.data.jsonl import N_REPORTED
-from minimind_jax.data.open import KIND_OF_STAGE, open_rows
+from minimind_jax.data.open import DOCUMENTS_OF_STAGE, KIND_OF_STAGE, open_rows
 from minimind_jax.data.rows import Batch, RowSource
 from minimind_jax.data.sources import parse_sources
 
@@ -32,13 +32,15 @@ def print_rows(config: Config, tokenizer: Tokenizer, n_rows: int, console: Conso
     for source in parse_sources(data.path):
         meta = open_store(source.path, tokenizer, data.cache_dir, data.num_workers, KIND_OF_STAGE[config.stage]).meta
         console.print(
-            f"{source.path}: {meta.n_docs} documents, {meta.n_tokens} tokens, {source.weight}x an epoch, "
+            f"{source.path}: {meta.n_docs} sequences, {meta.n_tokens} tokens, {source.weight}x an epoch, "
             f"{meta.n_bad} bad lines" + (f", {meta.n_dropped} dropped" if meta.n_dropped else "")
         )
         for bad in meta.bad[:N_REPORTED]:
             console.print(Text(f"  {source.path}:{bad.line}: {bad.reason}".translate(VISIBLE)))
-    console.print(f"training, an epoch: {_describe(train)}")
-    console.print(f"validation: {_describe(val)}" if val else "validation: none (data.val_path, data.val_fraction)")
+    name = DOCUMENTS_OF_STAGE[config.stage]
+    console.print(f"training, an epoch: {_describe(train, name)}")
+    held_out = _describe(val, name) if val else "none (data.val_path, data.val_fraction)"
+    console.print(f"validation: {held_out}")
     console.print(
         Text.assemble(
             "legend: ▏2 = second segment of the row, ",
@@ -98,9 +100,9 @@ def _shares(batch: Batch) -> str:
     return f"{real} real tokens ({100 * real / n:.2f} %), {targets} targets ({100 * targets / n:.2f} %)"
 
 
-def _describe(rows: RowSource) -> str:
+def _describe(rows: RowSource, documents: str) -> str:
     n = rows.rows_per_epoch * rows.seq_len
     return (
-        f"{rows.n_docs} documents, {rows.n_tokens} tokens, {rows.rows_per_epoch} rows of {rows.seq_len}; "
+        f"{rows.n_docs} {documents}, {rows.n_tokens} tokens, {rows.rows_per_epoch} rows of {rows.seq_len}; "
         f"real tokens {100 * rows.n_tokens / n:.2f} %, targets {100 * rows.n_targets / n:.2f} %"
     )

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from minimind_jax.tokenizer import Tokenizer
 
 KIND_OF_STAGE: dict[str, Kind] = {"pretrain": "text", "sft": "chat", "dpo": "pairs"}
+# What `RowSource.n_docs` counts, in words.
+DOCUMENTS_OF_STAGE = {"pretrain": "documents", "sft": "conversations", "dpo": "pairs"}
 
 
 def open_rows(config: Config, tokenizer: Tokenizer) -> tuple[RowSource, RowSource | None]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from rich.table import Table
 
+from minimind_jax.data.open import DOCUMENTS_OF_STAGE
 from minimind_jax.model import count_params
 from minimind_jax.training.console import TrainingConsole
 from minimind_jax.training.flops import flops_per_token, peak_flops
@@ -40,8 +41,8 @@ def announce(console: TrainingConsole, job: Job) -> None:
     )
     real = job.rows.n_tokens / (job.rows.rows_per_epoch * job.rows.seq_len)
     console.say(
-        f"data       {job.rows.n_docs:,} documents in {job.rows.rows_per_epoch:,} rows of {job.rows.seq_len} tokens an "
-        f"epoch, {real:.1%} of them real; "
+        f"data       {job.rows.n_docs:,} {DOCUMENTS_OF_STAGE[c.stage]} in {job.rows.rows_per_epoch:,} rows of "
+        f"{job.rows.seq_len} tokens an epoch, {real:.1%} of them real; "
         f"{job.total_steps:,} steps of {c.batch_size} rows = {epochs:.2f} epochs, "
         f"{job.total_steps * c.batch_size * job.rows.seq_len / 1e6:,.1f} M tokens"
     )

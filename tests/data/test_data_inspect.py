@@ -67,7 +67,7 @@ def test_figures_of_an_epoch(tmp_path: Path) -> None:
     config = Config(stage="pretrain", workdir="out", model=ModelConfig(), data=data, optim=OptimConfig(), steps=1)
     print_rows(config, ByteTokenizer(), 9, Console(file=out, width=1000, highlight=False, markup=False))
     text = out.getvalue()
-    assert f"{path}: 3 documents, 26 tokens, 2x an epoch, 1 bad lines" in text
+    assert f"{path}: 3 sequences, 26 tokens, 2x an epoch, 1 bad lines" in text
     assert f"{path}:4: lacks `text`" in text
     # 2 x 26 tokens in 4 rows of 16, of which 6 documents x 1 are no targets.
     assert "6 documents, 52 tokens, 4 rows of 16; real tokens 81.25 %, targets 71.88 %" in text

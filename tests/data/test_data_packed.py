@@ -205,6 +205,19 @@ def test_the_fingerprint_tells_what_changes_the_rows(tmp_path: Path, tokenizer: 
     assert open_sft(data(copy), KEEP_THINK, tokenizer, 0)[0].fingerprint == prints[0]
 
 
+def test_a_template_with_a_system_prompt_of_its_own_takes_no_other(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    directory = tmp_path / "tokenizer"
+    tokenizer.save(directory)
+    template = directory / "chat_template.jinja"
+    own = "{%- if messages[0].role != 'system' -%}{{- '<|im_start|>system\nI am me.<|im_end|>\n' -}}{%- endif -%}"
+    template.write_text(own + template.read_text("utf-8"), "utf-8")
+    path = write(tmp_path / "a.jsonl", [chat("Hi", "Ho")])
+    with pytest.raises(UserError, match=r"a way of its own: set sft\.system_prompt_prob=0"):
+        open_sft(data(path), SftConfig(0.5, 0.0), load_tokenizer(str(directory)), 0)
+    rows, _ = open_sft(data(path), KEEP_THINK, load_tokenizer(str(directory)), 0)
+    assert segments(rows, tokenizer)[0][0].startswith("<|im_start|>system\nI am me.<|im_end|>\n")
+
+
 def test_nothing_fits(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = write(tmp_path / "a.jsonl", [chat("word " * 200, "1")])
     with pytest.raises(UserError, match=r"none of the conversations in .*a\.jsonl fits into data\.max_seq_len=128"):

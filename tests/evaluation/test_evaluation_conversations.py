@@ -194,3 +194,6 @@ def test_files_of_another_kind_say_what_they_are(model, tmp_path):
     pair = {side: [user("2 + 2?"), assistant(side)] for side in ("chosen", "rejected")}
     with pytest.raises(UserError, match=r"data\.jsonl:1 is a preference pair"):
         evaluate_file(model, write_jsonl(tmp_path / "data.jsonl", [pair]))
+    # A conversation that says besides what its answer is, as data for maths and agents do.
+    question["conversations"].append(assistant("4"))
+    assert evaluate_file(model, write_jsonl(tmp_path / "data.jsonl", [question])).documents == 1
