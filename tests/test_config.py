@@ -276,3 +276,44 @@ def test_whatever_a_recipe_says_the_answer_is_a_config_or_one_sentence(key: str,
         assert isinstance(from_recipe(with_values(**{key: value})), Config)
     except UserError as e:
         assert str(e)
+
+
+def of_stage(stage: str, **changes: Any) -> dict[str, Any]:
+    """A recipe of that stage with its section; `changes` are keys of the section."""
+    values = with_values(stage=stage, init_from="out/before")
+    values[stage] = changes
+    return values
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "words"),
+    [
+        ("dpo", {"loss": "kto"}, "dpo.loss='kto' is not one of sigmoid, ipo, hinge, robust, apo_zero, simpo, orpo"),
+        ("dpo", {"logp": "median"}, "dpo.logp='median' is not one of sum, mean"),
+        ("dpo", {"beta": 0.0}, "dpo.beta=0.0 must be greater than 0"),
+        ("dpo", {"margin": -0.1}, "dpo.margin=-0.1 must be at least 0.0"),
+        ("dpo", {"sft_weight": -1.0}, "dpo.sft_weight=-1.0 must be at least 0.0"),
+        ("dpo", {"label_smoothing": 0.6}, "dpo.label_smoothing=0.6 must lie between 0.0 and 0.5"),
+        ("dpo", {"label_smoothing": 0.5}, "dpo.label_smoothing=0.5 says that the pairs carry no information"),
+        ("dpo", {"label_smoothing": 0.1, "loss": "ipo"}, "dpo.label_smoothing has no meaning for dpo.loss=ipo"),
+        ("dpo", {"loss": "orpo"}, "set dpo.sft_weight=1.0"),
+        ("dpo", {"betta": 1.0}, "unknown config key dpo.betta: did you mean beta?"),
+        ("sft", {"system_prompt_prob": 1.1}, "sft.system_prompt_prob=1.1 must lie between 0.0 and 1.0"),
+        ("sft", {"empty_think_drop_prob": -0.1}, "sft.empty_think_drop_prob=-0.1 must lie between"),
+    ],
+)
+def test_sections_of_stages_are_checked(stage: str, changes: dict[str, Any], words: str):
+    with pytest.raises(UserError) as e:
+        from_recipe(of_stage(stage, **changes))
+    assert words in str(e.value)
+
+
+def test_a_section_belongs_to_its_stage():
+    assert from_recipe(of_stage("dpo", beta=0.3)).dpo.beta == 0.3
+    assert from_recipe(of_stage("sft")).dpo is None
+    with pytest.raises(UserError, match="section dpo belongs to stage dpo, not to stage sft"):
+        from_recipe(of_stage("sft") | {"dpo": {}})
+    with pytest.raises(UserError, match="needs a section dpo"):
+        from_recipe({key: value for key, value in of_stage("dpo").items() if key != "dpo"})
+    with pytest.raises(UserError, match="name it by --config.init_from"):
+        from_recipe(of_stage("dpo") | {"init_from": ""})
