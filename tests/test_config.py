@@ -315,5 +315,5 @@ def test_a_section_belongs_to_its_stage():
         from_recipe(of_stage("sft") | {"dpo": {}})
     with pytest.raises(UserError, match="needs a section dpo"):
         from_recipe({key: value for key, value in of_stage("dpo").items() if key != "dpo"})
-    with pytest.raises(UserError, match="name it by --config.init_from"):
+    with pytest.raises(UserError, match=r"name it by --config\.init_from"):
         from_recipe(of_stage("dpo") | {"init_from": ""})
