@@ -3,12 +3,13 @@
     python train.py --config configs/dpo.py
 
 The 8-GPU recipe: from `out/sft_2048`, 2 epochs, up to 2,048 tokens a side; a row holds 4,096 tokens of
-whole pairs. Each step sees 32 rows, on MiniMind's data about 120 pairs: 4 rows a GPU x 8 GPUs x
+whole pairs. Each step sees 32 rows, about 130 pairs of a thousand tokens: 4 rows a GPU x 8 GPUs x
 accum_steps 1. The reference (`init_from`) is scored once, before the first step.
 
 The closing summary compares before and after on held-out pairs. Reward accuracy should rise above
 0.5; if sampled answers get longer, repeat themselves or the SFT loss on chosen answers rises, the
-rate is too high or `dpo.sft_weight` too low. The defaults come from the sweep in docs/log.md.
+rate is too high or `dpo.sft_weight` too low. `beta`, `sft_weight` and the rate of `:tiny` come from the sweep
+in docs/log.md; the rate here is a usual one for larger models (5e-7), not swept.
 
 Cost and result: not measured on 8 GPUs. docs/log.md has the run of `configs/dpo.py:tiny` on a CPU.
 """
@@ -34,7 +35,7 @@ def get_config(arg: str = ""):
 
     c.dpo.loss = "sigmoid"
     c.dpo.beta = 0.1
-    c.dpo.sft_weight = 0.1
+    c.dpo.sft_weight = 1.0
 
     c.optim.lr = 5e-7
     c.optim.warmup_steps = 50
@@ -50,9 +51,10 @@ def get_config(arg: str = ""):
 def for_cpu(c) -> None:
     """What goes with the tiny model on two CPU cores."""
     c.workdir, c.init_from = "out/tiny/dpo", "out/tiny/sft_2048"
-    c.batch_size, c.accum_steps, c.remat = 2, 1, "none"
+    c.batch_size, c.accum_steps, c.remat = 4, 1, "none"
     c.scan_unroll = 4
-    c.optim.lr, c.optim.warmup_steps = 5e-5, 10
+    c.data.max_seq_len = 512
+    c.optim.lr, c.optim.warmup_steps = 1e-5, 5
     c.data.val_fraction = 0.1
     c.log_every, c.eval_every, c.save_every = 1, 50, 50
 

@@ -72,7 +72,7 @@ def test_dpo_learns_the_preference(uninterrupted: dict[str, Path]) -> None:
     # Before the first update policy and reference are the same: cached values must equal those of the step itself.
     for key in ("rewards/chosen", "rewards/rejected", "rewards/margins"):
         assert first[key] == pytest.approx(0.0, abs=1e-5)
-    sft_weight = 0.1
+    sft_weight = 1.0
     assert first["loss"] == pytest.approx(math.log(2) + sft_weight * first["nll/chosen"], abs=1e-5)
     assert last["val_rewards/accuracies"] > 0.9 and last["val_rewards/margins"] > 0.05
     assert {"logps/chosen", "logps/rejected", "lengths/chosen", "lengths/rejected", "pairs"} <= last.keys()
