@@ -1,4 +1,4 @@
-# make quickstart   the whole job, small: data -> tokenizer -> pretraining -> SFT -> DPO -> answers, on a laptop's CPU
+# make quickstart   the whole job, small: data -> tokenizer -> pretraining -> SFT -> DPO -> answers -> export, on a laptop's CPU
 # make test         the tests (a few minutes on two cores)
 PYTHON ?= python3
 VENV := .venv
@@ -20,6 +20,8 @@ quickstart: $(VENV)/.run
 	$(PY) -m minimind_jax.training.plot $(QUICK)/pretrain $(QUICK)/sft --out $(QUICK)/curves.png
 	$(PY) -m minimind_jax.training.plot $(QUICK)/dpo
 	$(ASK) --model $(QUICK)/dpo
+	$(PY) -m convert.to_hf --model $(QUICK)/dpo --out $(QUICK)/dpo-hf --force
+	$(PY) -m convert.to_gguf --model $(QUICK)/dpo --out $(QUICK)/dpo.gguf --type q8_0 --force
 
 test: $(VENV)/.test
 	$(PY) -m pytest -q

@@ -1,4 +1,4 @@
-"""Output directories that appear whole or not at all."""
+"""Output directories and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -44,6 +44,29 @@ def _replace(out: Path, new: Path, old: Path) -> None:
             old.rename(out)
         raise UserError(f"{out} cannot be created: {e.strerror}") from None
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def new_file(out: Path) -> Iterator[Path]:
+    """Yields a temporary name beside `out`; renames it to `out` at the end, removes it after an error.
+
+    An `out` that is there already is replaced at the very end; a link is written through.
+
+    Raises:
+      UserError: the place cannot be written.
+    """
+    out = out.resolve()
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as e:
+        raise UserError(f"{out} cannot be created: {e.strerror}") from None
+    try:
+        yield temporary
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check_replaceable(out: Path, force: bool) -> None:

@@ -102,6 +102,22 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def read_metrics(workdir: Workdir) -> list[dict[str, Any]]:
+    """All complete lines of metrics.jsonl, [] if there is none. Raises UserError for a damaged line."""
+    if not workdir.metrics.exists():
+        return []
+    *complete, _ = workdir.metrics.read_bytes().split(b"\n")  # a killed run may leave half a line at the end
+    lines = []
+    for number, text in enumerate(complete, 1):
+        try:
+            line = json.loads(text)
+            line["step"]
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{workdir.metrics}:{number} is damaged: delete this line, or mend it") from None
+        lines.append(line)
+    return lines
+
+
 def is_workdir(path: Path) -> bool:
     return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
 

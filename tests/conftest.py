@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before JAX opens its devices.
@@ -21,3 +22,13 @@ def shared_data() -> Path:
     if not (path / "pretrain.jsonl").is_file():
         pytest.skip(f"needs the real sample data in {path}, which is not part of the project")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_transformers_check() -> Iterator[None]:
+    """Exports do not ask transformers, which takes seconds; tests/convert/test_convert_transformers.py has it ask."""
+    from convert import transformers_check
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformers_check, "unavailable", lambda: "off in tests")
+        yield

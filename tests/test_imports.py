@@ -100,6 +100,7 @@ def test_importing_the_package_loads_no_other_framework_and_opens_no_device():
     code = """
 import sys
 import minimind_jax.inference, minimind_jax.evaluation, minimind_jax.training, convert.to_hf, convert.from_hf
+import convert.to_gguf, convert.to_torch, convert.from_torch
 from jax._src import xla_bridge
 heavy = {"torch", "transformers", "tensorflow", "matplotlib"} & sys.modules.keys()
 print(sorted(heavy), xla_bridge.backends_are_initialized())

@@ -1,9 +1,12 @@
 """Hugging Face model directories: config.json and safetensors weights of Llama and Qwen3, without torch."""
 
 from minimind_jax.hf_format.config import generation_config, hf_config, portability_warning, read_config, write_config
+from minimind_jax.hf_format.names import EMBED, LM_HEAD
 from minimind_jax.hf_format.weights import (
     DTYPES,
+    MAX_SHARD_BYTES,
     cast_params,
+    check_tensors,
     from_hf_tensors,
     read_params,
     to_hf_tensors,
@@ -12,7 +15,11 @@ from minimind_jax.hf_format.weights import (
 
 __all__ = [
     "DTYPES",
+    "EMBED",
+    "LM_HEAD",
+    "MAX_SHARD_BYTES",
     "cast_params",
+    "check_tensors",
     "from_hf_tensors",
     "generation_config",
     "hf_config",

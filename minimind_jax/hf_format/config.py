@@ -21,7 +21,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {"max_position_embeddings": 2048},
     "Qwen3ForCausalLM": {"max_position_embeddings": 32768, "num_key_value_heads": 32, "head_dim": 128},
 }
-_MODEL_TYPES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+_MODEL_TYPES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+_REASONS = {"Qwen2ForCausalLM": " (q_proj, k_proj and v_proj have biases there, ours have none)"}
 _DEFAULT_THETA, _DEFAULT_EPS = 10000.0, 1e-6
 
 # YaRN options of transformers that our RoPE has as constants. A missing or null key means this value.
@@ -179,7 +180,10 @@ def _architecture(values: Mapping[str, Any]) -> str:
         raise UserError("names no architecture: `architectures` and `model_type` are both missing")
     names = [str(name) for name in named] if isinstance(named, list) else [str(named)]
     if len(names) != 1 or names[0] not in _DEFAULTS:
-        raise UserError(f"architecture {', '.join(names)} is not supported; supported are {', '.join(_DEFAULTS)}")
+        reason = _REASONS.get(names[0], "") if len(names) == 1 else ""
+        raise UserError(
+            f"architecture {', '.join(names)} is not supported{reason}; supported are {', '.join(_DEFAULTS)}"
+        )
     return names[0]
 
 

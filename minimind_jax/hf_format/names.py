@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -46,6 +47,10 @@ class Tensor:
     path: tuple[str, ...]
     layer: int | None
     transposed: bool
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
 
 
 def tensors(config: ModelConfig) -> Iterator[Tensor]:

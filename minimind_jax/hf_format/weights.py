@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from safetensors.numpy import save_file
 
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
-from minimind_jax.hf_format.names import EMBED, LM_HEAD, find, tensors
+from minimind_jax.hf_format.names import EMBED, LM_HEAD, Tensor, find, tensors
 from minimind_jax.model import Params, abstract_params
 
 DTYPES: dict[str, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
+MAX_SHARD_BYTES = 5 * 10**9  # of one file; transformers 4.5x's limit
+
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_SHARD = "model-{:05}-of-{:05}.safetensors"
 _READABLE = ("F32", "BF16", "F16")
 # Buffers that old Llama exports carry and transformers ignores: they follow from rope_theta.
 _IGNORED_SUFFIX = "rotary_emb.inv_freq"
@@ -32,12 +35,13 @@ _IGNORED_SUFFIX = "rotary_emb.inv_freq"
 
 def to_hf_tensors(params: Params, config: ModelConfig) -> dict[str, np.ndarray]:
     """Our tree as Hugging Face's flat dict of C-contiguous arrays, dtypes kept."""
-    out = {}
-    for tensor in tensors(config):
-        value = np.asarray(find(params, tensor.path))
-        value = value if tensor.layer is None else value[tensor.layer]
-        out[tensor.name] = np.ascontiguousarray(value.T if tensor.transposed else value)
-    return out
+    return {tensor.name: _hf_array(params, tensor) for tensor in tensors(config)}
+
+
+def _hf_array(params: Params, tensor: Tensor) -> np.ndarray:
+    value = np.asarray(find(params, tensor.path))
+    value = value if tensor.layer is None else value[tensor.layer]
+    return np.ascontiguousarray(value.T if tensor.transposed else value)
 
 
 def from_hf_tensors(get: Callable[[str], np.ndarray], config: ModelConfig) -> Params:
@@ -75,15 +79,52 @@ def cast_params(params: Params, dtype: str) -> Params:
 # --- Files -------------------------------------------------------------------------------------------
 
 
-def write_params(directory: Path, params: Params, config: ModelConfig, dtype: str) -> None:
-    """Writes model.safetensors in `dtype` (float32 | bfloat16 | float16).
+def write_params(
+    directory: Path, params: Params, config: ModelConfig, dtype: str, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> None:
+    """Writes model.safetensors in `dtype` (float32 | bfloat16 | float16), or shards with an index if it is larger.
+
+    Args:
+      max_shard_bytes: of tensor data in one file. A single tensor above it has a file of its own.
 
     Raises:
-      UserError: what `cast_params` raises, or the file cannot be written.
+      UserError: what `cast_params` raises, or a file cannot be written.
     """
-    file = directory / _SINGLE
+    cast = cast_params(params, dtype)
+    itemsize = np.dtype(DTYPES[dtype]).itemsize
+    shards = list(_shards(config, itemsize, max_shard_bytes))
+    if len(shards) == 1:
+        _save(directory / _SINGLE, cast, shards[0])
+        return
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = _SHARD.format(number, len(shards))
+        _save(directory / name, cast, shard)
+        weight_map |= {tensor.name: name for tensor in shard}
+    n_values = sum(tensor.size for shard in shards for tensor in shard)
+    metadata = {"total_parameters": n_values, "total_size": n_values * itemsize}
+    index = json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2)
+    (directory / _INDEX).write_text(index + "\n", encoding="utf-8")
+
+
+def _shards(config: ModelConfig, itemsize: int, max_bytes: int) -> Iterator[list[Tensor]]:
+    """The model's tensors, file by file."""
+    shard: list[Tensor] = []
+    n_bytes = 0
+    for tensor in tensors(config):
+        size = tensor.size * itemsize
+        if shard and n_bytes + size > max_bytes:
+            yield shard
+            shard, n_bytes = [], 0
+        shard.append(tensor)
+        n_bytes += size
+    yield shard
+
+
+def _save(file: Path, params: Params, shard: list[Tensor]) -> None:
     try:
-        save_file(to_hf_tensors(cast_params(params, dtype), config), file, metadata={"format": "pt"})
+        # transformers refuses files without this mark.
+        save_file({tensor.name: _hf_array(params, tensor) for tensor in shard}, file, metadata={"format": "pt"})
     except SafetensorError as e:
         raise UserError(f"{file} cannot be written ({e}): free some space, then run the same command again") from None
     # safetensors writes through a private temporary file: give the result the mode of its neighbours.
@@ -134,6 +175,8 @@ def _weight_files(path: Path) -> dict[Path, set[str] | None]:
     if not index.is_file():
         others = sorted(p.name for pattern in ("*.bin", "*.pth", "*.pt", "*.gguf") for p in path.glob(pattern))
         found = f"; {_some(others)} cannot be read" if others else ""
+        if any(name.endswith((".bin", ".pth", ".pt")) for name in others):
+            found += " here: `python -m convert.from_torch` reads PyTorch files"
         raise UserError(f"{path} has neither {_SINGLE} nor {_INDEX}{found}")
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -157,20 +200,34 @@ def _open(file: Path) -> Any:
 
 
 def _check_tensors(path: Path, handles: Mapping[Path, Any], where: Mapping[str, Path], config: ModelConfig) -> None:
+    pieces = {name: handles[file].get_slice(name) for name, file in where.items()}
+    shapes = {name: tuple(piece.get_shape()) for name, piece in pieces.items()}
+    check_tensors(path, shapes, config, "its config.json")
+    for tensor in tensors(config):
+        if (dtype := pieces[tensor.name].get_dtype()) not in _READABLE:
+            raise UserError(
+                f"{where[tensor.name]}: {tensor.name} has dtype {dtype}; readable are {', '.join(_READABLE)}"
+            )
+
+
+def check_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, implied_by: str) -> None:
+    """Raises UserError unless `shapes`, by name, are those of the model (a tied one may carry its lm_head).
+
+    Args:
+      path: the file or directory, for messages.
+      implied_by: what says that the model is `config`, for messages.
+    """
     expected = {tensor.name: tensor.shape for tensor in tensors(config)}
-    present = {name for name in where if not name.endswith(_IGNORED_SUFFIX)}
+    present = {name for name in shapes if not name.endswith(_IGNORED_SUFFIX)}
     if missing := sorted(set(expected) - present):
-        raise UserError(f"{path} lacks {_some(missing)}: its weights do not fit its config.json")
+        raise UserError(f"{path} lacks {_some(missing)}: its weights do not fit {implied_by}")
     if config.tie_embeddings:
         present.discard(LM_HEAD)
     if unexpected := sorted(present - set(expected)):
-        raise UserError(f"{path} has unexpected {_some(unexpected)}: its weights do not fit its config.json")
+        raise UserError(f"{path} has unexpected {_some(unexpected)}: its weights do not fit {implied_by}")
     for name, shape in expected.items():
-        piece = handles[where[name]].get_slice(name)
-        if tuple(piece.get_shape()) != shape:
-            raise UserError(f"{where[name]}: {name} has shape {tuple(piece.get_shape())}, config.json implies {shape}")
-        if piece.get_dtype() not in _READABLE:
-            raise UserError(f"{where[name]}: {name} has dtype {piece.get_dtype()}; readable are {', '.join(_READABLE)}")
+        if shapes[name] != shape:
+            raise UserError(f"{path}: {name} has shape {shapes[name]}, {implied_by} implies {shape}")
 
 
 def _some(names: list[str]) -> str:

@@ -52,6 +52,7 @@ class Tokenizer:
       path: the directory.
       vocab_size: the highest id + 1, added tokens included: rows that an embedding needs.
       pad_id, bos_id, eos_id: pad and bos fall back to eos where the directory names none (Qwen3 has no bos).
+      template_source: text of the chat templates by name, "default" being the usual one.
       unk_id: None where nothing is unknown, as with byte-level BPE.
       fingerprint: sha256 (hex) of tokenizer.json, the chat template and the three ids.
     """
@@ -78,7 +79,7 @@ class Tokenizer:
 
         config = self._read_config()
         self._special = _special_tokens(config)
-        self._template_source = _template_source(path, config)
+        self.template_source = _template_source(path, config)
         self._neutralizer = Neutralizer({t["content"] for t in control} | set(self._special.values()))
         self.vocab_size: int = max(self._rendered.get_vocab(with_added_tokens=True).values()) + 1
         eos_id = self._special_id("eos_token")
@@ -93,7 +94,7 @@ class Tokenizer:
         self.bos_id: int = eos_id if bos_id is None else bos_id
         self.unk_id: int | None = self._rendered.token_to_id(self._special.get("unk_token", ""))
         digest = hashlib.sha256(content.encode())
-        digest.update(json.dumps([self._template_source, self.pad_id, self.bos_id, self.eos_id]).encode())
+        digest.update(json.dumps([self.template_source, self.pad_id, self.bos_id, self.eos_id]).encode())
         self.fingerprint: str = digest.hexdigest()
 
     def encode(self, text: str) -> list[int]:
@@ -210,7 +211,7 @@ class Tokenizer:
     @cached_property
     def _templates(self) -> dict[str, jinja2.Template]:
         templates = {}
-        for name, source in self._template_source.items():
+        for name, source in self.template_source.items():
             try:
                 templates[name] = compile_template(source)
             except jinja2.TemplateSyntaxError as e:

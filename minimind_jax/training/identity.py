@@ -14,8 +14,7 @@ import jax
 
 from minimind_jax.config import Config
 from minimind_jax.errors import UserError
-from minimind_jax.training.metrics import read_metrics
-from minimind_jax.workdir import Workdir
+from minimind_jax.workdir import Workdir, read_metrics
 
 
 def identity(config: Config, data_fingerprint: str, tokenizer_fingerprint: str) -> dict[str, Any]:

@@ -6,9 +6,8 @@ import json
 import os
 from typing import Any
 
-from minimind_jax.errors import UserError
 from minimind_jax.training.events import EventWriter
-from minimind_jax.workdir import Workdir, write_atomically
+from minimind_jax.workdir import Workdir, read_metrics, write_atomically
 
 
 class MetricsLog:
@@ -46,19 +45,3 @@ class MetricsLog:
         self._file.close()
         if self._tensorboard:
             self._tensorboard.close()
-
-
-def read_metrics(workdir: Workdir) -> list[dict[str, Any]]:
-    """All complete lines of metrics.jsonl, [] if there is none. Raises UserError for a damaged line."""
-    if not workdir.metrics.exists():
-        return []
-    *complete, _ = workdir.metrics.read_bytes().split(b"\n")  # a killed run may leave half a line at the end
-    lines = []
-    for number, text in enumerate(complete, 1):
-        try:
-            line = json.loads(text)
-            line["step"]
-        except (ValueError, TypeError, KeyError):
-            raise UserError(f"{workdir.metrics}:{number} is damaged: delete this line, or mend it") from None
-        lines.append(line)
-    return lines

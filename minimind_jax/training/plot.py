@@ -15,8 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minimind_jax.errors import UserError, user_errors
-from minimind_jax.training.metrics import read_metrics
-from minimind_jax.workdir import Workdir
+from minimind_jax.workdir import Workdir, read_metrics
 
 _SMOOTHING = 0.9  # share of the old value in the moving average
 

@@ -113,10 +113,10 @@ def test_a_failed_verification_removes_the_output_and_keeps_the_old_one(tmp_path
     to_hf.export(random_model(LLAMA, seed=1), out)
     before, write = snapshot(out), hf_format.write_params
 
-    def corrupt(directory, params, config, dtype):
+    def corrupt(directory, params, *rest):
         params = jax.tree.map(np.array, params)
         params["blocks"]["attn"]["k"].view(np.uint32)[0, 0, 0] ^= 1
-        write(directory, params, config, dtype)
+        write(directory, params, *rest)
 
     monkeypatch.setattr(hf_format, "write_params", corrupt)
     with pytest.raises(UserError, match=r"parameter blocks\.attn\.k reads back differently"):

@@ -108,7 +108,11 @@ ROPE = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"architectures": ["Qwen2ForCausalLM"]}, "Qwen2ForCausalLM"),
+        (
+            {"architectures": ["Qwen2ForCausalLM"]},
+            "Qwen2ForCausalLM is not supported (q_proj, k_proj and v_proj have biases",
+        ),
+        ({"architectures": ..., "model_type": "qwen2"}, "Qwen2ForCausalLM is not supported (q_proj"),
         ({"architectures": ["Qwen3MoeForCausalLM"]}, "Qwen3MoeForCausalLM"),
         ({"architectures": ..., "model_type": "gpt2"}, "gpt2"),
         ({"architectures": ..., "model_type": ...}, "architecture"),

@@ -9,8 +9,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from minimind_jax.errors import UserError
-from minimind_jax.training.metrics import MetricsLog, read_metrics
-from minimind_jax.workdir import Workdir
+from minimind_jax.training.metrics import MetricsLog
+from minimind_jax.workdir import Workdir, read_metrics
 
 
 def write(workdir: Workdir, steps: range, resumed_at: int, log_to: str = "", loss: float = 1.0) -> None:
