@@ -302,6 +302,11 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minimind_jax"
 
 
+def token_cache(cache_dir: str) -> Path:
+    """The directory of `data.cache_dir`: token stores, packing plans, reference log-probabilities."""
+    return Path(cache_dir).expanduser() if cache_dir else cache_directory() / "tokens"
+
+
 def from_recipe(
     recipe: Mapping[str, Any],
     user_set: Collection[str] = (),

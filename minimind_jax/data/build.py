@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minimind_jax.config import cache_directory
+from minimind_jax.config import token_cache
 from minimind_jax.data.content import Content, recall_hash, remember_hash, scan
 from minimind_jax.data.encoders import Kind
-from minimind_jax.data.jsonl import BadLine, check_bad_lines
+from minimind_jax.data.jsonl import BadLine, check_bad_lines, first_lines
 from minimind_jax.data.progress import Progress
 from minimind_jax.data.store import META_NAME, CorruptStoreError, StoreMeta, TokenStore, store_key
 from minimind_jax.data.worker import MAX_BAD_KEPT, tokenize_chunks
@@ -53,7 +53,7 @@ def open_store(
       UserError: the file or the cache directory cannot be used, or the file changes meanwhile.
       OSError: ENOSPC, the disk is full; nothing of the store is left.
     """
-    cache = Path(cache_dir).expanduser() if cache_dir else cache_directory() / "tokens"
+    cache = token_cache(cache_dir)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         known = recall_hash(path, cache)
@@ -140,7 +140,7 @@ def _write_arrays(
             n_bytes.write(part.n_bytes.data)
             doc_hash.write(part.doc_hash.data)
             bad += [dataclasses.replace(b, line=n_lines + b.line) for b in part.bad]
-            del bad[MAX_BAD_KEPT:]
+            bad = first_lines(bad, MAX_BAD_KEPT)
             n_lines += part.n_lines
             n_records += part.n_records
             n_bad += part.n_bad

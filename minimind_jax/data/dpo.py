@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minimind_jax.config import DataConfig, cache_directory
+from minimind_jax.config import DataConfig, token_cache
 from minimind_jax.data.chat import TARGET
-from minimind_jax.data.packed import Documents, PackedRows, Segment, kept_lengths
+from minimind_jax.data.packed import Documents, PackedRows, Segment, kept_lengths, report_fit
 from minimind_jax.data.packing import VERSION, cached_best_fit
 from minimind_jax.data.rows import Batch, empty_batch
 from minimind_jax.data.splits import Part, fingerprint, open_parts
-from minimind_jax.errors import UserError
 
 if TYPE_CHECKING:
     from minimind_jax.tokenizer import Tokenizer
@@ -89,33 +87,22 @@ def open_dpo(data: DataConfig, tokenizer: Tokenizer, seed: int) -> tuple[PairRow
       OSError: the disk is full.
     """
     train, val = open_parts(data, tokenizer, "pairs")
-    cache = Path(data.cache_dir).expanduser() if data.cache_dir else cache_directory() / "tokens"
+    cache = token_cache(data.cache_dir)
     decides = {"truncate": data.truncate, "packing": VERSION}
 
     def rows(role: str, parts: Sequence[Part], order: int | None) -> PairRows:
-        documents, kept = _fitting(parts, data, "held-out " if role == "val" else "")
+        documents, kept = _fitting(parts, data, held_out=role == "val")
         return PairRows(documents, kept, data.max_seq_len, fingerprint(role, parts, data, decides), cache, order)
 
     return rows("train", train, seed), rows("val", val, None) if val is not None else None
 
 
-def _fitting(parts: Sequence[Part], data: DataConfig, which: str) -> tuple[Documents, np.ndarray]:
+def _fitting(parts: Sequence[Part], data: DataConfig, held_out: bool) -> tuple[Documents, np.ndarray]:
     # Cut back to a whole turn, a side would have lost its answer: here "turn" means "drop".
     documents = Documents(parts)
     kept = kept_lengths(documents, data.max_seq_len, data.truncate)
     sides, lengths = kept.reshape(-1, 2), documents.lengths.reshape(-1, 2)
     whole = sides.all(axis=1)
-    dropped, cut = int((~whole).sum()), int((whole & (sides < lengths).any(axis=1)).sum())
-    if not whole.any():
-        raise UserError(
-            f"none of the {which}pairs in {data.val_path if which and data.val_path else data.path} fits into "
-            f"data.max_seq_len={data.max_seq_len} tokens a side with data.truncate={data.truncate}: raise "
-            "data.max_seq_len, or set data.truncate=cut"
-        )
-    if dropped or cut:
-        print(
-            f"of {len(sides)} {which}pairs {dropped + cut} have a side longer than data.max_seq_len="
-            f"{data.max_seq_len}: {cut} are cut, {dropped} dropped (data.truncate={data.truncate})",
-            file=sys.stderr,
-        )
+    n_cut, n_dropped = int((whole & (sides < lengths).any(axis=1)).sum()), int((~whole).sum())
+    report_fit(data, "pairs", "have a side longer than", held_out, len(sides), n_cut, n_dropped)
     return documents, kept

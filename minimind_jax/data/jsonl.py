@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -126,6 +126,13 @@ def read_records(
 def as_bad_line(number: int, error: LineError) -> BadLine:
     """What a parser's error says of line `number`."""
     return BadLine(number, str(error), isinstance(error, DroppedLineError))
+
+
+def first_lines(lines: Sequence[BadLine], n: int) -> list[BadLine]:
+    """The first n bad and the first n dropped lines, in the file's order: neither hides the other in messages."""
+    ordered = sorted(lines, key=lambda line: line.line)  # some are found on reading, some later, on encoding
+    kept = [[line for line in ordered if line.dropped == dropped][:n] for dropped in (False, True)]
+    return sorted(kept[0] + kept[1], key=lambda line: line.line)
 
 
 def read_jsonl(path: Path, parse: Callable[[bytes], Record]) -> Iterator[tuple[int, Record | BadLine]]:

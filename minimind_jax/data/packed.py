@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
+from minimind_jax.config import DataConfig
 from minimind_jax.data.chat import TARGET
 from minimind_jax.data.packing import Plan
-from minimind_jax.data.rows import Batch, empty_batch, permutation
+from minimind_jax.data.rows import Batch, empty_batch, epoch_order
 from minimind_jax.data.splits import Part
+from minimind_jax.errors import UserError
 
 
 class Segment(NamedTuple):
@@ -65,7 +69,33 @@ def kept_lengths(documents: Documents, limit: int, truncate: str) -> np.ndarray:
     return kept
 
 
-class PackedRows:
+def report_fit(data: DataConfig, name: str, longer: str, held_out: bool, n: int, n_cut: int, n_dropped: int) -> None:
+    """Says on stderr what does not fit into a row.
+
+    Args:
+      name: what is packed, in the plural.
+      longer: "are longer than", in the words that go with `name`.
+      n, n_cut, n_dropped: all of them, those that are cut and those that are left out.
+
+    Raises:
+      UserError: nothing is left.
+    """
+    which = f"held-out {name}" if held_out else name
+    if n_dropped == n:
+        raise UserError(
+            f"none of the {which} in {data.val_path if held_out and data.val_path else data.path} fits into "
+            f"data.max_seq_len={data.max_seq_len} tokens with data.truncate={data.truncate}: raise data.max_seq_len, "
+            "or set data.truncate=cut"
+        )
+    if n_dropped or n_cut:
+        print(
+            f"of {n} {which} {n_dropped + n_cut} {longer} data.max_seq_len={data.max_seq_len}: {n_cut} are cut, "
+            f"{n_dropped} dropped (data.truncate={data.truncate})",
+            file=sys.stderr,
+        )
+
+
+class PackedRows(ABC):
     """A `RowSource` over a packing plan; what an item of the plan puts into a row is the subclass's to say.
 
     Attributes:
@@ -83,8 +113,7 @@ class PackedRows:
         self.n_bytes = n_bytes
         self.rows_per_epoch = plan.n_rows
         self.n_docs, self.n_tokens = len(lengths), int(lengths.sum())
-        self._seed = seed
-        self._order = lru_cache(maxsize=2)(self._permute)
+        self._order = lru_cache(maxsize=2)(lambda epoch: epoch_order(plan.n_rows, seed, epoch, plan.n_rows))
 
     @cached_property
     def n_targets(self) -> int:
@@ -104,8 +133,9 @@ class PackedRows:
     def empty(self, n: int) -> Batch:
         return empty_batch(n, self.seq_len)
 
+    @abstractmethod
     def segments(self, item: int, epoch: int) -> list[Segment]:
-        raise NotImplementedError
+        """What an item of the plan puts into its row."""
 
     def _fill(self, batch: Batch, i: int, epoch: int, row: int) -> None:
         """Writes row `row` of the plan to line `i` of the batch."""
@@ -119,13 +149,6 @@ class PackedRows:
             batch["target_mask"][i, at : end - 1] = is_target[1:]
             batch["targets"][i, at : end - 1] = np.where(is_target[1:], tokens[1:], 0)
             at = end
-
-    def _permute(self, epoch: int) -> np.ndarray:
-        if self._seed is not None:
-            return permutation(self.rows_per_epoch, self._seed, epoch)
-        if epoch:
-            raise IndexError(f"row of epoch {epoch}: validation rows have one epoch, of {self.rows_per_epoch} rows")
-        return np.arange(self.rows_per_epoch)
 
 
 def _concatenate(arrays: list[np.ndarray]) -> np.ndarray:

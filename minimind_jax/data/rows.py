@@ -194,15 +194,22 @@ class PretrainRows:
         return out
 
     def _lay_out(self, epoch: int) -> _Epoch:
-        if self._seed is None:
-            if epoch:
-                raise IndexError(f"row of epoch {epoch}: validation rows have one epoch, of {self.rows_per_epoch} rows")
-            order = np.arange(self.n_docs, dtype=np.uint32)
-        else:
-            order = permutation(self.n_docs, self._seed, epoch)
+        order = epoch_order(self.n_docs, self._seed, epoch, self.rows_per_epoch)
         ends = np.zeros(self.n_docs + 1, np.int64)
         np.cumsum(self._lengths[order], out=ends[1:])
         return _Epoch(order, ends)
+
+
+def epoch_order(n: int, seed: int | None, epoch: int, n_rows: int) -> np.ndarray:
+    """The order of an epoch's n entries, (n,) uint32: `permutation`, or as they are without a seed (validation).
+
+    Raises IndexError for a second epoch of validation, which has one, of `n_rows` rows.
+    """
+    if seed is not None:
+        return permutation(n, seed, epoch)
+    if epoch:
+        raise IndexError(f"row of epoch {epoch}: validation rows have one epoch, of {n_rows} rows")
+    return np.arange(n, dtype=np.uint32)
 
 
 def permutation(n: int, seed: int, epoch: int) -> np.ndarray:

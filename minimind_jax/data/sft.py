@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,13 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minimind_jax.config import DataConfig, SftConfig, cache_directory
+from minimind_jax.config import DataConfig, SftConfig, token_cache
 from minimind_jax.data.chat import EMPTY_THINK, TARGET, target_bytes
-from minimind_jax.data.packed import Documents, PackedRows, Segment, kept_lengths
+from minimind_jax.data.packed import Documents, PackedRows, Segment, kept_lengths, report_fit
 from minimind_jax.data.packing import VERSION, cached_best_fit
 from minimind_jax.data.splits import Part, fingerprint, open_parts
 from minimind_jax.data.system_prompts import SYSTEM_PROMPTS, SystemPrompts, encode_system_prompts
-from minimind_jax.errors import UserError
 
 if TYPE_CHECKING:
     from minimind_jax.tokenizer import Tokenizer
@@ -56,6 +54,7 @@ class SftRows(PackedRows):
             has_none = [not prompts.has_system(documents.read(d, prompts.header_len)[0]) for d in self._docs.tolist()]
             self._takes_prompt = fits & np.array(has_none, bool)
             lengths[self._takes_prompt] += prompts.max_len
+        self._seed = seed or 0
         plan = cached_best_fit(lengths, seq_len, 0, cache)
         super().__init__(plan, lengths, seq_len, fingerprint, seed, n_bytes)
         self._draws = lru_cache(maxsize=2)(self._draw)
@@ -77,7 +76,7 @@ class SftRows(PackedRows):
 
     def _draw(self, epoch: int) -> np.ndarray:
         """Uniform numbers in [0, 1) for each conversation, (n_docs, 3) float32."""
-        key = np.array([self._seed or 0, _AUGMENTATION + epoch], np.uint64)
+        key = np.array([self._seed, _AUGMENTATION + epoch], np.uint64)
         raw = np.random.Philox(key=key).random_raw(self.n_docs)
         parts = [(raw >> np.uint64(shift)) & np.uint64(2**21 - 1) for shift in (0, 21, 42)]
         return np.stack(parts, axis=1).astype(np.float32) / 2**21
@@ -92,38 +91,28 @@ def open_sft(data: DataConfig, options: SftConfig, tokenizer: Tokenizer, seed: i
     """
     train, val = open_parts(data, tokenizer, "chat")
     prompts = encode_system_prompts(tokenizer) if options.system_prompt_prob else None
-    cache = Path(data.cache_dir).expanduser() if data.cache_dir else cache_directory() / "tokens"
+    cache = token_cache(data.cache_dir)
     fixed = {"truncate": data.truncate, "packing": VERSION}
     decides = fixed | dataclasses.asdict(options)
     if prompts:
         decides |= {"system_prompts": SYSTEM_PROMPTS}
 
-    documents, kept = _fitting(train, data)
+    documents, kept = _fitting(train, data, held_out=False)
     identity = fingerprint("train", train, data, decides)
     train_rows = SftRows(documents, kept, data.max_seq_len, identity, cache, seed, options, prompts)
     if val is None:
         return train_rows, None
-    documents, kept = _fitting(val, data, "held-out ")
+    documents, kept = _fitting(val, data, held_out=True)
     identity = fingerprint("val", val, data, fixed)
     n_bytes = _count_bytes(documents, kept, tokenizer)
     return train_rows, SftRows(documents, kept, data.max_seq_len, identity, cache, n_bytes=n_bytes)
 
 
-def _fitting(parts: Sequence[Part], data: DataConfig, which: str = "") -> tuple[Documents, np.ndarray]:
+def _fitting(parts: Sequence[Part], data: DataConfig, held_out: bool) -> tuple[Documents, np.ndarray]:
     documents = Documents(parts)
     kept = kept_lengths(documents, data.max_seq_len, data.truncate)
-    dropped, cut = int((kept == 0).sum()), int(((kept < documents.lengths) & (kept > 0)).sum())
-    if dropped == len(documents):
-        raise UserError(
-            f"none of the {which}conversations in {data.val_path if which and data.val_path else data.path} fits into "
-            f"data.max_seq_len={data.max_seq_len} tokens with data.truncate={data.truncate}: raise data.max_seq_len"
-        )
-    if dropped or cut:
-        print(
-            f"of {len(documents)} {which}conversations {dropped + cut} are longer than data.max_seq_len="
-            f"{data.max_seq_len}: {cut} are cut, {dropped} dropped (data.truncate={data.truncate})",
-            file=sys.stderr,
-        )
+    n_cut, n_dropped = int(((kept < documents.lengths) & (kept > 0)).sum()), int((kept == 0).sum())
+    report_fit(data, "conversations", "are longer than", held_out, len(documents), n_cut, n_dropped)
     return documents, kept
 
 

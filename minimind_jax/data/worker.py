@@ -27,7 +27,7 @@ import numpy as np
 
 from minimind_jax.data.content import Chunk, changed, new_digest
 from minimind_jax.data.encoders import Encoder, Kind, make_encoder
-from minimind_jax.data.jsonl import BadLine, LineError, as_bad_line, open_jsonl, read_records
+from minimind_jax.data.jsonl import BadLine, LineError, as_bad_line, first_lines, open_jsonl, read_records
 from minimind_jax.data.store import token_dtype
 from minimind_jax.errors import UserError
 
@@ -52,7 +52,7 @@ class ChunkTokens:
       n_lines: all lines, blank ones too: what the next chunk's line numbers start from.
       n_records: lines that are not blank.
       n_bad, n_dropped: unusable lines, and well-formed ones that teach nothing.
-      bad: the first MAX_BAD_KEPT of them, numbered within the chunk.
+      bad: the first MAX_BAD_KEPT of each, numbered within the chunk.
     """
 
     tokens: np.ndarray
@@ -90,12 +90,11 @@ def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer, encoder: Enco
         n_dropped += line.dropped
         n_bad += not line.dropped
         bad.append(line)
-        if len(bad) > MAX_BAD_KEPT + BATCH_RECORDS:
+        if len(bad) > 2 * MAX_BAD_KEPT + BATCH_RECORDS:
             keep_first_bad()
 
     def keep_first_bad() -> None:
-        bad.sort(key=lambda line: line.line)  # some are found on reading, some later, on encoding
-        del bad[MAX_BAD_KEPT:]
+        bad[:] = first_lines(bad, MAX_BAD_KEPT)
 
     def flush() -> None:
         nonlocal n_chars

@@ -34,9 +34,10 @@ class Validation:
 
         As in training, each batch gives its share of what is divided by the counts of all of them.
         """
+        # All batches are dispatched before the first number is waited for.
+        shares = [self.eval_step(params, batch, self._denominators) for batch in self._batches()]
         total: dict[str, float] = {}
-        for batch in self._batches():
-            loss, metrics = self.eval_step(params, batch, self._denominators)
+        for loss, metrics in shares:
             for name, value in {"loss": loss, **metrics}.items():
                 total[f"val_{name}"] = total.get(f"val_{name}", 0.0) + float(value)
         if self.rows.n_bytes:

@@ -14,15 +14,16 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from minimind_jax import workdir as workdirs
-from minimind_jax.config import cache_directory
+from minimind_jax.config import token_cache
 from minimind_jax.data import PairRows
 from minimind_jax.data.dpo import MAX_PAIRS
 from minimind_jax.data.progress import Progress
@@ -36,8 +37,8 @@ from minimind_jax.training.step import compute_dtype, make_forward
 _FLUSH_SECONDS = 10.0
 
 
-def reference_logprobs(job: Job, rows: PairRows, begun: bool) -> np.ndarray:
-    """Log-probabilities (n_rows, MAX_PAIRS, 2) float32 of `rows` under `init_from`, by row of the plan; 0 = no pair.
+def attach_reference(job: Job, begun: bool) -> None:
+    """Gives the job's rows their `reference`, the log-probabilities under `init_from`.
 
     Args:
       begun: the workdir has a checkpoint, so its copy is of the same reference.
@@ -45,21 +46,32 @@ def reference_logprobs(job: Job, rows: PairRows, begun: bool) -> np.ndarray:
     Raises:
       UserError: `init_from` cannot be read, or a log-probability is not finite.
     """
+
+    @cache
+    def weights() -> tuple[Params, str]:  # read where they are needed, and once
+        params = workdirs.load_model(job.config.init_from).params
+        return params, _digest(params)
+
+    for rows in (job.rows, job.val_rows):
+        if isinstance(rows, PairRows):
+            rows.reference = _reference(job, rows, begun, weights)
+
+
+def _reference(job: Job, rows: PairRows, begun: bool, weights: Callable[[], tuple[Params, str]]) -> np.ndarray:
+    """Log-probabilities (n_rows, MAX_PAIRS, 2) float32 by row of the plan; 0 = no pair."""
     own = job.workdir.path / "reference" / f"{rows.fingerprint[:32]}.npy"
     if begun and (stored := _read(own, rows)) is not None:
         return stored
-    params = workdirs.load_model(job.config.init_from).params
-    cache_dir = job.config.data.cache_dir
-    cache = (Path(cache_dir).expanduser() if cache_dir else cache_directory() / "tokens") / "reference"
-    cache.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(
-        f"1 {_digest(params)} {rows.fingerprint} {compute_dtype(job.config).name}".encode()
-    ).hexdigest()[:32]
-    final = cache / f"{name}.npy"
-    with _locked(cache / f"{name}.lock"):
+    params, digest = weights()
+    directory = token_cache(job.config.data.cache_dir) / "reference"
+    directory.mkdir(parents=True, exist_ok=True)
+    key = f"1 {digest} {rows.fingerprint} {compute_dtype(job.config).name}"
+    name = hashlib.sha256(key.encode()).hexdigest()[:32]
+    final = directory / f"{name}.npy"
+    with _locked(directory / f"{name}.lock"):
         stored = _read(final, rows)
         if stored is None:
-            _compute(job, rows, params, cache / f"{name}.partial.npy", final)
+            _compute(job, rows, params, directory / f"{name}.partial.npy", final)
             stored = _read(final, rows)
     if stored is None:
         raise UserError(f"{final} cannot be read back: is the disk of data.cache_dir sound?")

@@ -11,7 +11,7 @@ import jax
 
 from minimind_jax import workdir as workdirs
 from minimind_jax.config import Config, from_recipe
-from minimind_jax.data import PairRows, open_rows
+from minimind_jax.data import open_rows
 from minimind_jax.data.rows import count_rows
 from minimind_jax.errors import UserError
 from minimind_jax.objectives import Objective, language_modelling, preference_optimization
@@ -21,7 +21,7 @@ from minimind_jax.training.identity import check_same_run, identity, locked
 from minimind_jax.training.job import Job, check_memory_error
 from minimind_jax.training.loop import train
 from minimind_jax.training.mesh import check_divisible, make_mesh
-from minimind_jax.training.reference import reference_logprobs
+from minimind_jax.training.reference import attach_reference
 from minimind_jax.workdir import Workdir
 
 
@@ -73,9 +73,7 @@ def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
                 tokenizer.save(workdir.tokenizer)
         try:
             if config.dpo and config.dpo.needs_reference and done < total_steps:
-                for pairs in (rows, val_rows):
-                    if isinstance(pairs, PairRows):
-                        pairs.reference = reference_logprobs(job, pairs, begun)
+                attach_reference(job, begun)
             train(job)
         except jax.errors.JaxRuntimeError as e:
             raise check_memory_error(e) from e

@@ -5,8 +5,9 @@ from __future__ import annotations
 import jax
 
 from minimind_jax.data import PairRows
+from minimind_jax.data.conversation import Conversation
 from minimind_jax.evaluation.answers import describe_answers
-from minimind_jax.inference import generate
+from minimind_jax.inference import chat_prompt, generate
 from minimind_jax.model import Params
 from minimind_jax.training.console import TrainingConsole
 from minimind_jax.training.job import Job
@@ -53,8 +54,7 @@ def answer_statistics(job: Job, params: Params) -> dict[str, float]:
 def _prompt_ids(job: Job, prompt: str) -> list[int]:
     if job.config.stage == "pretrain":
         return [job.tokenizer.bos_id, *job.tokenizer.encode(prompt)]
-    messages = [{"role": "user", "content": prompt}]
-    return job.tokenizer.encode_rendered(job.tokenizer.apply_chat_template(messages, add_generation_prompt=True))
+    return chat_prompt(job.tokenizer, Conversation([{"role": "user", "content": prompt}], None))
 
 
 def _generate(

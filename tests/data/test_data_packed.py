@@ -304,6 +304,13 @@ def test_pairs_with_different_prompts_are_dropped_and_counted(
         open_dpo(data(write(tmp_path / "b.jsonl", [other])), tokenizer, 0)
 
 
+def test_dropped_pairs_do_not_hide_bad_lines(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    same = [pair(str(i), "same", "same") for i in range(50)]
+    path = write(tmp_path / "a.jsonl", [*same, {"chosen": []}, pair("a", "1", "2")])
+    with pytest.raises(UserError, match=r"1 of 52 lines are unusable .*a\.jsonl:51: `chosen` is empty"):
+        open_dpo(data(path), tokenizer, 0)
+
+
 def test_all_pairs_of_a_prompt_are_on_one_side_of_the_split(tmp_path: Path, tokenizer: Tokenizer) -> None:
     records = [pair(f"Question {i % 40}?", "good", f"bad {i}") for i in range(200)]
     rows, val = open_dpo(data(write(tmp_path / "a.jsonl", records), val_fraction=0.3), tokenizer, 0)
