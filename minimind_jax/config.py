@@ -11,8 +11,9 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
+from minimind_jax.config_build import at_least, between, build, one_of, positive
 from minimind_jax.errors import UserError
 
 STAGES = ("pretrain", "sft", "dpo")
@@ -48,11 +49,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for key in ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len"):
-            _at_least(f"model.{key}", getattr(self, key), 1)
+            at_least(f"model.{key}", getattr(self, key), 1)
         for key in ("head_dim", "ffn_dim"):
-            _at_least(f"model.{key}", getattr(self, key), 0)
-        _positive("model.rope_theta", self.rope_theta)
-        _positive("model.norm_eps", self.norm_eps)
+            at_least(f"model.{key}", getattr(self, key), 0)
+        positive("model.rope_theta", self.rope_theta)
+        positive("model.norm_eps", self.norm_eps)
         if self.n_heads % self.n_kv_heads:
             raise UserError(
                 f"model.n_heads={self.n_heads} is not a multiple of model.n_kv_heads={self.n_kv_heads}: "
@@ -69,17 +70,17 @@ class ModelConfig:
             raise UserError(f"model.head_dim={self.head_dim} is odd: RoPE rotates pairs, take an even one")
         if not self.ffn_dim:
             object.__setattr__(self, "ffn_dim", 64 * math.ceil(8 * self.dim / 3 / 64))
-        _one_of("model.rope_scaling.type", self.rope_scaling.type, ("none", "yarn"))
-        _at_least("model.rope_scaling.factor", self.rope_scaling.factor, 1.0)
+        one_of("model.rope_scaling.type", self.rope_scaling.type, ("none", "yarn"))
+        at_least("model.rope_scaling.factor", self.rope_scaling.factor, 1.0)
         shortest = 1 if self.rope_scaling.type == "yarn" else 0
-        _at_least("model.rope_scaling.original_max_seq_len", self.rope_scaling.original_max_seq_len, shortest)
+        at_least("model.rope_scaling.original_max_seq_len", self.rope_scaling.original_max_seq_len, shortest)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        return _build(cls, values, "model")
+        return build(cls, values, "model")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class SftConfig:
 
     def __post_init__(self) -> None:
         for key in ("system_prompt_prob", "empty_think_drop_prob"):
-            _between(f"sft.{key}", getattr(self, key), 0.0, 1.0)
+            between(f"sft.{key}", getattr(self, key), 0.0, 1.0)
 
 
 PREFERENCE_LOSSES = ("sigmoid", "ipo", "hinge", "robust", "apo_zero", "simpo", "orpo")
@@ -122,12 +123,12 @@ class DpoConfig:
     logp: str = "sum"  # sum | mean over an answer's tokens; ipo, simpo and orpo are defined on the mean
 
     def __post_init__(self) -> None:
-        _one_of("dpo.loss", self.loss, PREFERENCE_LOSSES)
-        _one_of("dpo.logp", self.logp, ("sum", "mean"))
-        _positive("dpo.beta", self.beta)
-        _at_least("dpo.margin", self.margin, 0.0)
-        _at_least("dpo.sft_weight", self.sft_weight, 0.0)
-        _between("dpo.label_smoothing", self.label_smoothing, 0.0, 0.5)
+        one_of("dpo.loss", self.loss, PREFERENCE_LOSSES)
+        one_of("dpo.logp", self.logp, ("sum", "mean"))
+        positive("dpo.beta", self.beta)
+        at_least("dpo.margin", self.margin, 0.0)
+        at_least("dpo.sft_weight", self.sft_weight, 0.0)
+        between("dpo.label_smoothing", self.label_smoothing, 0.0, 0.5)
         if self.label_smoothing == 0.5:
             raise UserError("dpo.label_smoothing=0.5 says that the pairs carry no information: take less")
         if self.label_smoothing and self.loss not in ("sigmoid", "robust", "simpo"):
@@ -216,7 +217,7 @@ class Config:
         return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
     def __post_init__(self) -> None:
-        _one_of("stage", self.stage, STAGES)
+        one_of("stage", self.stage, STAGES)
         for section in STAGES:
             if getattr(self, section, None) is not None and section != self.stage:
                 raise UserError(f"section {section} belongs to stage {section}, not to stage {self.stage}: remove it")
@@ -230,9 +231,9 @@ class Config:
         if not self.workdir:
             raise UserError("workdir is empty: name the directory that the run shall write to")
         for key in ("batch_size", "accum_steps", "scan_unroll", "keep"):
-            _at_least(key, getattr(self, key), 1)
+            at_least(key, getattr(self, key), 1)
         for key in ("seed", "steps", "epochs", "log_every", "eval_every", "save_every"):
-            _at_least(key, getattr(self, key), 0)
+            at_least(key, getattr(self, key), 0)
         if self.seed > _MAX_SEED:
             raise UserError(f"seed={self.seed} must be at most {_MAX_SEED}")
         if not self.steps and not self.epochs:
@@ -242,8 +243,8 @@ class Config:
                 f"batch_size={self.batch_size} is not divisible by accum_steps={self.accum_steps}: "
                 "batch_size counts the rows of one step over all devices and accumulation steps"
             )
-        _one_of("remat", self.remat, ("none", "dots", "full"))
-        _one_of("attention", self.attention, ("auto", "xla"))
+        one_of("remat", self.remat, ("none", "dots", "full"))
+        one_of("attention", self.attention, ("auto", "xla"))
         for key in ("compute", "params"):
             value = getattr(self.precision, key)
             if value == "float16":
@@ -251,9 +252,9 @@ class Config:
                     f"precision.{key}=float16 is not supported: its narrow exponent needs loss scaling and "
                     "loses small updates; bfloat16 has float32's range at the same speed, use that"
                 )
-            _one_of(f"precision.{key}", value, ("auto", "float32", "bfloat16"))
+            one_of(f"precision.{key}", value, ("auto", "float32", "bfloat16"))
         for tracker in filter(None, self.log_to.split(",")):
-            _one_of("log_to", tracker, ("tensorboard",))
+            one_of("log_to", tracker, ("tensorboard",))
         self._check_data()
         self._check_optim()
         for key in ("data", "fsdp"):
@@ -267,32 +268,32 @@ class Config:
         d = self.data
         if not d.path:
             raise UserError("data.path is empty: name one or more jsonl files, e.g. --config.data.path=a.jsonl")
-        _at_least("data.max_seq_len", d.max_seq_len, 2)
+        at_least("data.max_seq_len", d.max_seq_len, 2)
         if d.max_seq_len > self.model.max_seq_len:
             raise UserError(
                 f"data.max_seq_len={d.max_seq_len} is longer than the model's limit "
                 f"model.max_seq_len={self.model.max_seq_len}: shorten the rows or raise the limit"
             )
-        _at_least("data.num_workers", d.num_workers, 0)
+        at_least("data.num_workers", d.num_workers, 0)
         for key in ("val_fraction", "max_bad_share"):
-            _between(f"data.{key}", getattr(d, key), 0.0, 1.0)
+            between(f"data.{key}", getattr(d, key), 0.0, 1.0)
         if d.val_fraction >= 1:
             raise UserError("data.val_fraction=1 leaves nothing to train on: take less than 1")
         if d.val_path and d.val_fraction:
             raise UserError("data.val_path and data.val_fraction are both set: hold out a file or a fraction, not both")
-        _one_of("data.truncate", d.truncate, ("turn", "drop", "cut"))
+        one_of("data.truncate", d.truncate, ("turn", "drop", "cut"))
 
     def _check_optim(self) -> None:
         o = self.optim
-        _one_of("optim.name", o.name, ("adamw",))
-        _one_of("optim.schedule", o.schedule, ("cosine", "constant"))
-        _positive("optim.lr", o.lr)
-        _between("optim.min_lr_ratio", o.min_lr_ratio, 0.0, 1.0)
-        _at_least("optim.warmup_steps", o.warmup_steps, 0)
-        _at_least("optim.weight_decay", o.weight_decay, 0.0)
-        _at_least("optim.grad_clip", o.grad_clip, 0.0)
+        one_of("optim.name", o.name, ("adamw",))
+        one_of("optim.schedule", o.schedule, ("cosine", "constant"))
+        positive("optim.lr", o.lr)
+        between("optim.min_lr_ratio", o.min_lr_ratio, 0.0, 1.0)
+        at_least("optim.warmup_steps", o.warmup_steps, 0)
+        at_least("optim.weight_decay", o.weight_decay, 0.0)
+        at_least("optim.grad_clip", o.grad_clip, 0.0)
         for key in ("b1", "b2"):
-            _between(f"optim.{key}", getattr(o, key), 0.0, 1.0)
+            between(f"optim.{key}", getattr(o, key), 0.0, 1.0)
             if getattr(o, key) == 1:
                 raise UserError(f"optim.{key}=1 never updates Adam's moments: take less than 1")
 
@@ -326,7 +327,7 @@ def from_recipe(
     values = {k: v for k, v in dict(recipe).items()}
     if inherited_model is not None:
         values["model"] = _merge_inherited(values.get("model", {}), user_set, inherited_model)
-    return _build(Config, values, "")
+    return build(Config, values, "")
 
 
 def _merge_inherited(model: Mapping[str, Any], user_set: Collection[str], base: ModelConfig) -> dict[str, Any]:
@@ -341,79 +342,8 @@ def _merge_inherited(model: Mapping[str, Any], user_set: Collection[str], base: 
                     inherited[key] = want
                 elif not (key in ("head_dim", "ffn_dim") and want == 0):
                     raise UserError(f"{name}={want} contradicts init_from, whose model has {have}: leave it unset")
-        inherited |= {key: value for key, value in dict(recipe).items() if key not in inherited}  # `_build` objects
+        inherited |= {key: value for key, value in dict(recipe).items() if key not in inherited}  # `build` objects
 
     merged = base.to_dict()
     merge(model, merged, "model")
     return merged
-
-
-# --- Building dataclasses from mappings ---------------------------------------------------------
-
-
-def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
-    """Fills dataclass `cls` from a mapping; unset (None) keys keep the defaults."""
-    hints = get_type_hints(cls)
-    kwargs = {}
-    for key, value in dict(values).items():
-        name = f"{prefix}.{key}" if prefix else key
-        if key not in hints:
-            import difflib
-
-            close = difflib.get_close_matches(key, hints, n=1)
-            raise UserError(f"unknown config key {name}" + (f": did you mean {close[0]}?" if close else ""))
-        if value is not None:
-            kwargs[key] = _convert(hints[key], value, name)
-    missing = [
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.name not in kwargs and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise UserError(f"config key {prefix + '.' if prefix else ''}{missing[0]} is not set")
-    return cls(**kwargs)
-
-
-def section_class(hint: Any) -> type | None:
-    """The dataclass of a config section, whether it is optional or not; None for a plain value."""
-    candidates = [c for c in get_args(hint) or (hint,) if dataclasses.is_dataclass(c)]
-    return candidates[0] if candidates else None  # type: ignore[return-value]
-
-
-def _convert(hint: Any, value: Any, name: str) -> Any:
-    section = section_class(hint)
-    if section:
-        if not hasattr(value, "items"):
-            raise UserError(f"{name} must be a section of keys, not {value!r}")
-        return _build(section, value, name)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if hint == tuple[str, ...]:
-        if not isinstance(value, (tuple, list)) or not all(isinstance(v, str) for v in value):
-            raise UserError(f"{name} must be a list of strings, not {value!r}")
-        return tuple(value)
-    if type(value) is not hint:
-        raise UserError(f"{name}={value!r} must be of type {hint.__name__}, not {type(value).__name__}")
-    if hint is float and not math.isfinite(value):
-        raise UserError(f"{name}={value} is not a finite number")
-    return value
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"{name}={value!r} is not one of {', '.join(allowed)}")
-
-
-def _at_least(name: str, value: float, low: float) -> None:
-    if not value >= low:
-        raise UserError(f"{name}={value} must be at least {low}")
-
-
-def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise UserError(f"{name}={value} must be greater than 0")
-
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise UserError(f"{name}={value} must lie between {low} and {high}")

@@ -17,6 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
 from minimind_jax import config as typed
+from minimind_jax.config_build import section_class
 from minimind_jax.errors import UserError
 
 # Sizes of the published MiniMind models, the 8-GPU recipe's, and one for CPU work.
@@ -35,7 +36,7 @@ def base_recipe(stage: str) -> ConfigDict:
     """All keys of a stage's recipe with their defaults; keys without one are placeholders that a recipe fills."""
     recipe = _section(typed.Config)
     recipe.stage = stage
-    section = typed.section_class(typing.get_type_hints(typed.Config).get(stage))
+    section = section_class(typing.get_type_hints(typed.Config).get(stage))
     if section:
         recipe[stage] = _section(section)
     return recipe

@@ -16,8 +16,9 @@ REPOSITORY = Path(__file__).parents[1]
 ALLOWED = {
     "minimind_jax": set(),
     "minimind_jax.errors": set(),
-    "minimind_jax.config": {"errors"},
-    "minimind_jax.recipe": {"config", "errors"},
+    "minimind_jax.config_build": {"errors"},
+    "minimind_jax.config": {"config_build", "errors"},
+    "minimind_jax.recipe": {"config", "config_build", "errors"},
     "minimind_jax.model": {"config", "errors"},
     "minimind_jax.tokenizer": {"errors"},
     "minimind_jax.data": {"config", "tokenizer", "errors"},
