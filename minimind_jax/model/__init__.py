@@ -2,6 +2,7 @@
 
 from minimind_jax.model.attention import AttentionFn, get_attention, masked_attention
 from minimind_jax.model.transformer import (
+    GatherFn,
     Params,
     abstract_params,
     count_params,
@@ -15,6 +16,7 @@ from minimind_jax.model.transformer import (
 
 __all__ = [
     "AttentionFn",
+    "GatherFn",
     "Params",
     "abstract_params",
     "count_params",

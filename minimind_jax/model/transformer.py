@@ -27,6 +27,9 @@ Params = dict[str, Any]  # nested dicts of arrays
 # attend(layer_cache, q, k, v) -> (new_layer_cache, out): how a block uses its keys and values.
 AttendFn = Callable[[Any, jax.Array, jax.Array, jax.Array], tuple[Any, jax.Array]]
 
+# gather(layer) -> layer: makes one layer's parameters whole where a device holds only its part of them (FSDP).
+GatherFn = Callable[[Params], Params]
+
 _EMBED_STD = 0.02  # GPT-2's and Llama's
 
 
@@ -122,24 +125,35 @@ class Transformer(nnx.Module):
         dtype: jnp.dtype,
         remat: str,
         unroll: int,
+        gather: GatherFn | None,
     ) -> tuple[jax.Array, Any]:
         rope = rope_tables(self.config, positions, dtype)
         x = self.embed[...].astype(dtype)[tokens]  # (B, T, D)
+        structure, layers = nnx.split(self.blocks)
 
-        def layer(x: jax.Array, block_and_cache: tuple[Block, Any]) -> tuple[jax.Array, Any]:
-            block, cache = block_and_cache
+        def layer(x: jax.Array, params_and_cache: tuple[Params, Any]) -> tuple[jax.Array, Any]:
+            params, cache = params_and_cache
+            block = nnx.merge(structure, gather(params) if gather else params)
             return block(x, rope, cache, attend)
 
-        x, caches = jax.lax.scan(_rematerialised(layer, remat), x, (self.blocks, caches), unroll=unroll)
+        layer = _rematerialised(layer, remat, gathers=gather is not None)
+        x, caches = jax.lax.scan(layer, x, (nnx.to_pure_dict(layers), caches), unroll=unroll)
         return rms_norm(x, self.final_norm[...], self.config.norm_eps), caches
 
 
-def _rematerialised(layer: Callable, remat: str) -> Callable:
-    """`none` keeps all activations, `dots` keeps the outputs of weight products, `full` only each layer's input."""
-    if remat == "none":
+def _rematerialised(layer: Callable, remat: str, gathers: bool) -> Callable:
+    """`none` keeps all activations, `dots` keeps the outputs of weight products, `full` only each layer's input.
+
+    Gathered weights are never kept: the backward pass gathers them again, layer by layer.
+    """
+    if remat == "none" and not gathers:
         return layer
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-    return jax.checkpoint(layer, policy=policy, prevent_cse=False)  # inside scan CSE cannot undo it
+    policies = {"none": _all_but_gathered, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+    return jax.checkpoint(layer, policy=policies.get(remat), prevent_cse=False)  # inside scan CSE cannot undo it
+
+
+def _all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name != "linear_call"
 
 
 def _build(config: ModelConfig, seed: int | jax.Array) -> Transformer:
@@ -182,6 +196,7 @@ def hidden_states(
     dtype: jnp.dtype = jnp.float32,
     remat: str = "none",
     unroll: int = 1,
+    gather: GatherFn | None = None,
 ) -> jax.Array:
     """The final normed hidden states of packed rows.
 
@@ -189,6 +204,7 @@ def hidden_states(
       tokens, positions, segment_ids: int32 (B, T). Tokens attend within equal segment ids only.
       dtype: of activations and of the weights' working copy.
       remat: none | dots | full. unroll: `lax.scan`'s.
+      gather: with FSDP, makes a layer's parameters whole; all others of `params` are whole already.
 
     Returns: (B, T, D) in `dtype`.
     """
@@ -197,7 +213,7 @@ def hidden_states(
         return cache, attention(q, k, v, segment_ids)
 
     model = nnx.merge(_structure(config)[0], params)
-    return model(tokens, positions, None, attend, dtype, remat, unroll)[0]
+    return model(tokens, positions, None, attend, dtype, remat, unroll, gather)[0]
 
 
 def hidden_states_with_cache(
@@ -211,7 +227,7 @@ def hidden_states_with_cache(
 ) -> tuple[jax.Array, Any]:
     """Like `hidden_states`, but `attend` sees and returns each layer's slice of `caches` (leaves (L, ...))."""
     model = nnx.merge(_structure(config)[0], params)
-    return model(tokens, positions, caches, attend, dtype, "none", 1)
+    return model(tokens, positions, caches, attend, dtype, "none", 1, None)
 
 
 def output_matrix(params: Params) -> jax.Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from minimind_jax.tokenizer import Tokenizer
 from minimind_jax.training.checkpoint import Checkpointer
 from minimind_jax.training.console import TrainingConsole
 from minimind_jax.training.evaluate import Validation
+from minimind_jax.training.layout import Layout
 from minimind_jax.training.mesh import batch_sharding, put_batch, state_shardings
 from minimind_jax.training.optimizer import make_optimizer, make_schedule
 from minimind_jax.training.step import (
@@ -46,6 +48,10 @@ class Job:
     total_steps: int
     total_rows: int | None  # rows of all epochs; None where `steps` decides
     total_steps_before: int  # what the workdir's run aimed at so far
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout(self.mesh, self.config.model, compute_dtype(self.config))
 
 
 def make_batch(job: Job, step: int) -> Batch:
@@ -80,10 +86,11 @@ def initial_state(job: Job, checkpointer: Checkpointer, start: int) -> tuple[Tra
 def compile_train_step(job: Job, state: TrainState, console: TrainingConsole) -> TrainStep:
     config = job.config
     step = make_train_step(
-        make_forward(config, compute_dtype(config)),
+        make_forward(config, compute_dtype(config), job.layout),
         job.objective,
         make_optimizer(config.optim),
         make_schedule(config.optim, job.total_steps),
+        job.layout,
     )
     began = time.perf_counter()
     # The state must come out lying as it went in: left alone, XLA may shard what we replicate.
@@ -99,7 +106,8 @@ def make_validation(job: Job) -> Validation | None:
     config = job.config
     if job.val_rows is None or not config.eval_every:
         return None
-    eval_step = jax.jit(make_eval_step(make_forward(config, compute_dtype(config)), job.objective))
+    forward = make_forward(config, compute_dtype(config), job.layout)
+    eval_step = jax.jit(make_eval_step(forward, job.objective, job.layout))
     batch_rows = config.batch_size // config.accum_steps
     return Validation(job.val_rows, job.objective, eval_step, batch_rows, batch_sharding(job.mesh))
 

@@ -1,7 +1,7 @@
-"""Devices: the mesh, and how parameters and batches lie on it.
+"""Devices: the mesh, and how a train state and batches lie on it.
 
-`jax.jit` over a mesh is what `pmap` was for: one program, the batch split over all devices,
-gradients summed by XLA. Axis `data` replicates parameters, axis `fsdp` shards them.
+`jax.jit` over a mesh is what `pmap` was for: one program, the batch split over all devices. Axis `data` replicates
+parameters, axis `fsdp` shards them. What devices exchange in a step: layout.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from minimind_jax.data import RowSource
 from minimind_jax.errors import UserError
 from minimind_jax.model import param_partition_specs
 from minimind_jax.objectives import Batch
-
-BATCH_AXES = ("data", "fsdp")
+from minimind_jax.training.layout import BATCH_AXES
 
 
 def make_mesh(config: MeshConfig) -> Mesh:

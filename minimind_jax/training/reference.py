@@ -29,8 +29,10 @@ from minimind_jax.data.dpo import MAX_PAIRS
 from minimind_jax.data.progress import Progress
 from minimind_jax.errors import UserError
 from minimind_jax.model import Params
+from minimind_jax.objectives import Batch
 from minimind_jax.objectives.preference import sequence_logprobs
 from minimind_jax.training.job import Job
+from minimind_jax.training.layout import ROWS
 from minimind_jax.training.mesh import batch_sharding, put_rows, state_shardings
 from minimind_jax.training.step import compute_dtype, make_forward
 
@@ -88,8 +90,13 @@ def _compute(job: Job, rows: PairRows, params: Params, partial: Path, final: Pat
     n = config.batch_size // config.accum_steps
     shardings = state_shardings(mesh, config.model, params)
     on_mesh = jax.tree.map(lambda p, s: jax.make_array_from_callback(p.shape, s, lambda i: p[i]), params, shardings)
-    forward = make_forward(config, compute_dtype(config))
-    score = jax.jit(lambda params, batch: sequence_logprobs(forward, params, jax.tree.map(lambda x: x[0], batch)))
+    layout = job.layout
+    forward = make_forward(config, compute_dtype(config), layout)
+
+    def score_rows(params: Params, batch: Batch) -> jax.Array:
+        return sequence_logprobs(forward, layout.gather_ends(params), jax.tree.map(lambda x: x[0], batch))
+
+    score = jax.jit(layout.run(score_rows, ROWS))
     progress = Progress("log-probabilities of the reference", len(missing))
     flushed = time.monotonic()
     for start in range(0, len(missing), n):
