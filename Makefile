@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 QUICK := out/quickstart
 ASK := $(PY) evaluate.py --task questions --data $(QUICK)/data/questions.jsonl
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow test-lowest lint clean
 
 quickstart: $(VENV)/.run
 	$(PY) -m minimind_jax.data.generate --out $(QUICK)/data
@@ -29,13 +29,19 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	$(PY) -m pytest -q -m slow
 
+# The lowest versions that requirements.txt allows; the highest are what `make test` installs.
+test-lowest:
+	mkdir -p $(VENV)-lowest
+	sed -nE 's/^([A-Za-z0-9_-]+)>=([0-9.]+),.*/\1==\2/p' requirements.txt > $(VENV)-lowest/constraints.txt
+	PIP_CONSTRAINT=$(VENV)-lowest/constraints.txt $(MAKE) test VENV=$(VENV)-lowest
+
 lint: $(VENV)/.test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) $(VENV)-lowest out
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

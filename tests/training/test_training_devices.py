@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import training_helpers as th
+from safetensors.numpy import load_file
 
 from minimind_jax.config import DataConfig, MeshConfig
 from minimind_jax.data import open_pretrain, step_row_ids
@@ -139,3 +143,17 @@ def test_resume_on_another_mesh(train, tmp_path, corpus, monkeypatch, capsys, th
     whole, halves = np.array(th.losses(tmp_path / "whole")), np.array(th.losses(tmp_path / "halves"))
     np.testing.assert_array_equal(halves[:5], whole[:5])
     np.testing.assert_allclose(halves, whole, rtol=1e-5)
+
+
+def test_one_device_exports_what_eight_have_sharded(tmp_path, corpus, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent / "cache"))
+    layout = {"mesh__data": 2, "mesh__fsdp": 4, "batch_size": 8}
+    th.run_here(*th.overrides(tmp_path / "run", corpus, steps=2, save_every=0, **layout))
+    command = [sys.executable, "-m", "convert.to_hf", "--model", str(tmp_path / "run"), "--out", str(tmp_path / "hf")]
+    subprocess.run(command, check=True, cwd=th.REPOSITORY, env={**os.environ, "XLA_FLAGS": ""})
+    exported = load_file(tmp_path / "hf" / "model.safetensors")
+    saved = th.checkpoint(tmp_path / "run", 2)
+    np.testing.assert_array_equal(exported["model.embed_tokens.weight"], saved["params['embed']"])
+    up = saved["params['blocks']['mlp']['up']"]  # (L, D, F); PyTorch's linear layers are (out, in)
+    for layer, weights in enumerate(up):
+        np.testing.assert_array_equal(exported[f"model.layers.{layer}.mlp.up_proj.weight"], weights.T)
