@@ -16,7 +16,7 @@ import numpy as np
 
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
-from minimind_jax.model import Params, get_attention, hidden_states, logits
+from minimind_jax.model import Params, hidden_states, logits, xla_attention
 from minimind_jax.tokenizer import Tokenizer
 
 # Of the largest logit, both sides in float32: what two orders of summation differ by. Wrong heads, angles or
@@ -79,9 +79,7 @@ def own_logits(config: ModelConfig, params: Params, tokens: np.ndarray) -> np.nd
     """Our float32 logits (T, V) of one row of `tokens` (T,)."""
     row, positions = jnp.asarray(tokens)[None], jnp.arange(len(tokens))[None]
     with jax.default_matmul_precision("highest"):  # GPUs would take TF32
-        hidden = hidden_states(
-            config, params, row, positions, jnp.ones_like(positions), attention=get_attention("auto")
-        )
+        hidden = hidden_states(config, params, row, positions, jnp.ones_like(positions), attention=xla_attention)
         return np.asarray(logits(params, hidden)[0])
 
 

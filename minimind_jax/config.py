@@ -244,7 +244,7 @@ class Config:
                 "batch_size counts the rows of one step over all devices and accumulation steps"
             )
         one_of("remat", self.remat, ("none", "dots", "full"))
-        one_of("attention", self.attention, ("auto", "xla"))
+        one_of("attention", self.attention, ("auto", "xla", "triton", "cudnn"))
         for key in ("compute", "params"):
             value = getattr(self.precision, key)
             if value == "float16":

@@ -14,14 +14,12 @@ import numpy as np
 from minimind_jax.config import ModelConfig
 from minimind_jax.data.progress import Progress
 from minimind_jax.errors import UserError
-from minimind_jax.model import Params, get_attention, hidden_states, masked_attention, output_matrix
+from minimind_jax.model import Params, hidden_states, output_matrix, xla_attention
 from minimind_jax.objectives import token_logprobs
 from minimind_jax.workdir import LoadedModel
 
 BATCH_TOKENS = 4096
 _SHORTEST_BUCKET = 64
-_QUERY_BLOCK = 256  # divides every bucket that needs it
-_LONG = 4096  # tokens from which attention goes block by block
 
 
 @dataclass(frozen=True)
@@ -122,21 +120,5 @@ def _logprobs(
     """log p of each target, (B, T) float32; rows are one segment of `lengths` (B,) tokens, then padding."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     segment_ids = (positions < lengths[:, None]).astype(jnp.int32)
-    attention = get_attention("auto") if tokens.shape[1] < _LONG else _blockwise_attention
-    hidden = hidden_states(config, params, tokens, positions, segment_ids, attention=attention)
+    hidden = hidden_states(config, params, tokens, positions, segment_ids, attention=xla_attention)
     return token_logprobs(hidden, output_matrix(params), targets)
-
-
-def _blockwise_attention(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
-    """Attention, a fixed number of queries at a time: memory grows with T, not with its square."""
-    B, T, H, h = q.shape
-    n_blocks = T // _QUERY_BLOCK
-
-    def block(i: jax.Array) -> jax.Array:  # (B, _QUERY_BLOCK, H, h)
-        start = i * _QUERY_BLOCK
-        queries, segments = (jax.lax.dynamic_slice_in_dim(x, start, _QUERY_BLOCK, axis=1) for x in (q, segment_ids))
-        causal = start + jnp.arange(_QUERY_BLOCK)[:, None] >= jnp.arange(T)
-        same_segment = segments[:, :, None] == segment_ids[:, None, :]  # (B, _QUERY_BLOCK, T)
-        return masked_attention(queries, k, v, (causal & same_segment)[:, None, None])
-
-    return jax.lax.map(block, jnp.arange(n_blocks)).swapaxes(0, 1).reshape(B, T, H, h)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minimind_jax.model.attention import xla_attention
+from minimind_jax.model.attention import AttentionFn, xla_attention
 from minimind_jax.model.transformer import AttendFn
 
 
@@ -27,12 +27,12 @@ class KVCache(NamedTuple):
         return self.k.shape[3]
 
 
-def prefill_attention(lengths: jax.Array, n_tokens: int) -> AttendFn:
+def prefill_attention(lengths: jax.Array, n_tokens: int, attention: AttentionFn = xla_attention) -> AttendFn:
     """Causal attention within right-padded prompts of `lengths` (B,); a layer's new cache is its (k, v)."""
     is_prompt = (jnp.arange(n_tokens) < lengths[:, None]).astype(jnp.int32)  # (B, T), padding is a segment of its own
 
     def attend(_: None, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[Any, jax.Array]:
-        return (k, v), xla_attention(q, k, v, is_prompt)
+        return (k, v), attention(q, k, v, is_prompt)
 
     return attend
 

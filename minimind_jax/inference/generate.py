@@ -20,12 +20,14 @@ from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
 from minimind_jax.inference.cache import KVCache, append, decode_attention, from_prefill, grow, prefill_attention
 from minimind_jax.inference.sampling import Sampling, make_sampling, sample
-from minimind_jax.model import Params, hidden_states_with_cache, logits
+from minimind_jax.model import Params, hidden_states_with_cache, logits, pick_attention, xla_attention
+from minimind_jax.model.attention import AttentionFn
 
 if TYPE_CHECKING:
     from minimind_jax.workdir import LoadedModel
 
 _MIN_PROMPT, _MIN_SLOTS = 16, 256
+_KERNEL_PROMPT = 256  # tokens from which another kernel than xla's is worth compiling; what its check runs
 _GROUP_SLOTS = 2**15  # of the cache, all rows of a group together; a longer prompt goes alone
 
 
@@ -158,7 +160,10 @@ def _generate_group(
         row[: len(prompt)] = prompt
 
     n_slots = _bucket(lengths.max() + 1, _MIN_SLOTS)
-    cache, texts = _prefill(config, params, tokens, lengths, n_slots, dtype)
+    attention: AttentionFn = xla_attention
+    if tokens.shape[1] >= _KERNEL_PROMPT:
+        attention = pick_attention("auto", config, dtype, packed=False).attend
+    cache, texts = _prefill(config, params, tokens, lengths, n_slots, dtype, attention)
     state = Decoding(cache, texts, jnp.array(lengths), jnp.array(limits), jnp.array(lengths >= limits))
     while True:
         state = _decode(config, params, state, eos_id, sampling, dtype)
@@ -174,14 +179,20 @@ def _bucket(n: int, least: int) -> int:
     return max(least, 1 << (int(n) - 1).bit_length())
 
 
-@functools.partial(jax.jit, static_argnames=("config", "n_slots", "dtype"))
+@functools.partial(jax.jit, static_argnames=("config", "n_slots", "dtype", "attention"))
 def _prefill(
-    config: ModelConfig, params: Params, tokens: jax.Array, lengths: jax.Array, n_slots: int, dtype: jnp.dtype
+    config: ModelConfig,
+    params: Params,
+    tokens: jax.Array,
+    lengths: jax.Array,
+    n_slots: int,
+    dtype: jnp.dtype,
+    attention: AttentionFn,
 ) -> tuple[KVCache, jax.Array]:
     """Reads right-padded prompts `tokens` (B, T): their cache, and the tokens laid out likewise, (B, `n_slots`)."""
     B, T = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(T), (B, T))
-    attend = prefill_attention(lengths, T)
+    attend = prefill_attention(lengths, T, attention)
     _, (k, v) = hidden_states_with_cache(config, params, tokens, positions, None, attend, dtype)
     return from_prefill(k, v, n_slots), jnp.pad(tokens, [(0, 0), (0, n_slots - T)])
 

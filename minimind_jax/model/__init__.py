@@ -1,6 +1,6 @@
 """The network: pure functions of (config, parameters, tokens). No mesh, no data, no I/O."""
 
-from minimind_jax.model.attention import AttentionFn, get_attention, masked_attention
+from minimind_jax.model.attention import AttentionFn, pick_attention, xla_attention
 from minimind_jax.model.transformer import (
     GatherFn,
     Params,
@@ -20,12 +20,12 @@ __all__ = [
     "Params",
     "abstract_params",
     "count_params",
-    "get_attention",
     "hidden_states",
     "hidden_states_with_cache",
     "init_params",
     "logits",
-    "masked_attention",
     "output_matrix",
     "param_partition_specs",
+    "pick_attention",
+    "xla_attention",
 ]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from rich.table import Table
 
 from minimind_jax.data.open import DOCUMENTS_OF_STAGE
-from minimind_jax.model import count_params
+from minimind_jax.model import count_params, pick_attention
 from minimind_jax.training.console import TrainingConsole
 from minimind_jax.training.flops import flops_per_token, peak_flops
 from minimind_jax.training.job import Job
@@ -30,11 +30,9 @@ def announce(console: TrainingConsole, job: Job) -> None:
         f"devices    {devices}, {jax.process_count()} process(es), mesh data={mesh.shape['data']} "
         f"fsdp={mesh.shape['fsdp']}"
     )
-    attention = "xla" if c.attention == "auto" else c.attention
-    console.say(
-        f"precision  compute {compute_dtype(c).name}, params {c.precision.params_dtype}; attention {attention}; "
-        f"remat {c.remat}"
-    )
+    attention = pick_attention(c.attention, c.model, compute_dtype(c), packed=True)
+    console.say(f"precision  compute {compute_dtype(c).name}, params {c.precision.params_dtype}; remat {c.remat}")
+    console.say(f"attention  {attention.name} ({attention.why})")
     console.say(
         f"model      {c.model.dim} x {c.model.n_layers}, {count_params(c.model) / 1e6:.1f} M parameters, "
         f"vocabulary {c.model.vocab_size}"

@@ -14,6 +14,7 @@ from minimind_jax.config import Config, from_recipe
 from minimind_jax.data import open_rows
 from minimind_jax.data.rows import count_rows
 from minimind_jax.errors import UserError
+from minimind_jax.model import pick_attention
 from minimind_jax.objectives import Objective, language_modelling, preference_optimization
 from minimind_jax.tokenizer import Tokenizer, load_tokenizer
 from minimind_jax.training import environment
@@ -22,6 +23,7 @@ from minimind_jax.training.job import Job, check_memory_error
 from minimind_jax.training.loop import train
 from minimind_jax.training.mesh import check_divisible, make_mesh
 from minimind_jax.training.reference import attach_reference
+from minimind_jax.training.step import compute_dtype
 from minimind_jax.workdir import Workdir
 
 
@@ -42,6 +44,7 @@ def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
     environment.prepare(config)
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
+    pick_attention(config.attention, config.model, compute_dtype(config), packed=True)  # raises where it cannot be
     tokenizer = open_tokenizer(config, source)
     rows, val_rows = open_rows(config, tokenizer)
     total_rows = count_rows(config.epochs, rows.rows_per_epoch)

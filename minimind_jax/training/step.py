@@ -11,7 +11,7 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from minimind_jax.config import Config
-from minimind_jax.model import Params, get_attention, hidden_states
+from minimind_jax.model import Params, hidden_states, pick_attention
 from minimind_jax.objectives import Batch, Denominators, ForwardFn, Metrics, Objective
 from minimind_jax.training.layout import Layout
 
@@ -31,7 +31,7 @@ def compute_dtype(config: Config) -> jnp.dtype:
 
 def make_forward(config: Config, dtype: jnp.dtype, layout: Layout | None = None) -> ForwardFn:
     """The model as objectives see it; with a layout, to be used within `Layout.run`."""
-    attention = get_attention(config.attention)
+    attention = pick_attention(config.attention, config.model, dtype, packed=True).attend
 
     def forward(params: Params, batch: Batch) -> jax.Array:
         return hidden_states(

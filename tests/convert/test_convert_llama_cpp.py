@@ -16,7 +16,7 @@ from llama_cpp_helpers import LLAMA3, llama_cpp, write_tokenizer
 from convert.ollama import modelfile
 from convert.to_gguf import export
 from minimind_jax.inference import generate
-from minimind_jax.model import get_attention, hidden_states, logits
+from minimind_jax.model import hidden_states, logits, xla_attention
 from minimind_jax.tokenizer import load_tokenizer
 
 pytest.importorskip("xllamacpp")
@@ -133,7 +133,7 @@ def our_logprobs(name, prompt):
     tokens[0, : len(prompt)] = prompt
     positions = np.arange(256)[None]
     hidden = hidden_states(
-        model.config, model.params, tokens, positions, np.ones_like(positions), attention=get_attention("auto")
+        model.config, model.params, tokens, positions, np.ones_like(positions), attention=xla_attention
     )
     return np.asarray(jax.nn.log_softmax(logits(model.params, hidden[0, len(prompt) - 1])))
 

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -19,8 +18,8 @@ from convert.to_hf import export
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
 from minimind_jax.evaluation import evaluate_file, score_texts
-from minimind_jax.evaluation.scoring import _blockwise_attention, _bucket
-from minimind_jax.model import abstract_params, get_attention
+from minimind_jax.evaluation.scoring import _bucket
+from minimind_jax.model import abstract_params
 from minimind_jax.tokenizer import load_tokenizer
 from minimind_jax.workdir import LoadedModel, Workdir, save_imported
 
@@ -129,19 +128,11 @@ def test_few_lengths_are_compiled():
     assert all(n <= b <= max(64, 2 * n) for n, b in enumerate(buckets, 1))
 
 
-def test_blockwise_attention_equals_the_reference():
-    rng = np.random.default_rng(0)
-    q, k, v = (jnp.asarray(rng.standard_normal((2, 512, heads, 4)), jnp.float32) for heads in (4, 2, 2))
-    segment_ids = jnp.asarray(np.stack([np.arange(512) < 300, np.arange(512) // 200]), jnp.int32)
-    expected, ours = (jax.jit(f)(q, k, v, segment_ids) for f in (get_attention("xla"), _blockwise_attention))
-    np.testing.assert_allclose(ours, expected, atol=2e-6)
-
-
-def test_long_texts_take_the_blockwise_path_to_the_same_loss(monkeypatch):
+def test_long_texts_go_piece_by_piece_to_the_same_loss(monkeypatch):
     model, text = random_model(dataclasses.replace(CONFIG, dim=16, ffn_dim=32, n_layers=1)), TEXTS[4]
     expected = score_texts(model, [text])
-    monkeypatch.setattr("minimind_jax.evaluation.scoring._LONG", 64)
-    monkeypatch.setattr("minimind_jax.evaluation.scoring._QUERY_BLOCK", 32)
+    monkeypatch.setattr("minimind_jax.model.attention.xla._LONG", 64)
+    monkeypatch.setattr("minimind_jax.model.attention.xla._PIECE", 32)
     jax.clear_caches()
     assert score_texts(model, [text]).loss == pytest.approx(expected.loss, rel=1e-6)
     jax.clear_caches()

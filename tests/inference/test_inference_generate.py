@@ -12,7 +12,8 @@ import pytest
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
 from minimind_jax.inference import generate, generate_text
-from minimind_jax.model import abstract_params, param_partition_specs
+from minimind_jax.model import abstract_params, param_partition_specs, xla_attention
+from minimind_jax.model.attention import Attention
 
 module = importlib.import_module("minimind_jax.inference.generate")  # the room's attribute of that name is the function
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=101, max_seq_len=300)
@@ -44,6 +45,25 @@ def test_up_to_the_models_limit(params):
     assert len(generate(CONFIG, params, [prompt], max_new_tokens=50, eos_id=-1)[0]) == 50
     with pytest.raises(UserError, match=r"prompt 1 .*limit of 300"):
         generate(CONFIG, params, [[1], prompt], max_new_tokens=51, eos_id=-1)
+
+
+def test_long_prompts_go_through_the_backend_for_rows_of_one_segment(params, monkeypatch):
+    options = {"max_new_tokens": 4, "eos_id": -1}
+    short, long = PROMPTS[1], [1, 5, 9] * 50
+    expected = [generate(CONFIG, params, [prompt], **options) for prompt in (short, long)]
+    rows = []
+
+    def spy(q, k, v, segment_ids):
+        rows.append(q.shape[1])
+        return xla_attention(q, k, v, segment_ids)
+
+    def pick(*args, packed):
+        assert not packed
+        return Attention("spy", "", spy)
+
+    monkeypatch.setattr(module, "pick_attention", pick)
+    assert [generate(CONFIG, params, [prompt], **options) for prompt in (short, long)] == expected
+    assert set(rows) == {256}
 
 
 def test_seed_and_rows(params):

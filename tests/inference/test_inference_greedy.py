@@ -10,7 +10,7 @@ import pytest
 from minimind_jax.config import ModelConfig
 from minimind_jax.inference import cache as kv
 from minimind_jax.inference import generate
-from minimind_jax.model import abstract_params, get_attention, hidden_states, hidden_states_with_cache, logits
+from minimind_jax.model import abstract_params, hidden_states, hidden_states_with_cache, logits, xla_attention
 
 LENGTHS = (1, 5, 16, 30)
 
@@ -137,7 +137,7 @@ def check_cached_logits(config, params, dtype, tolerance):
     B = len(lengths)
     tokens = jnp.asarray(np.random.default_rng(1).integers(0, config.vocab_size, (B, S)), jnp.int32)
     positions = jnp.broadcast_to(jnp.arange(S), (B, S))
-    attention = get_attention("xla")
+    attention = xla_attention
     full = jax.jit(hidden_states, static_argnums=0, static_argnames=("attention", "dtype"))(
         config, params, tokens, positions, jnp.ones_like(tokens), attention=attention, dtype=dtype
     )

@@ -1,4 +1,4 @@
-"""The attention backend, and the network around it, against references written in numpy."""
+"""The attention backend that is the others' reference, against one written in numpy."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind_jax.errors import UserError
-from minimind_jax.model.attention import get_attention, masked_attention, xla_attention
+from minimind_jax.model.attention import masked_attention, xla, xla_attention
 
 attend = jax.jit(xla_attention)
 
@@ -112,7 +111,28 @@ def test_blocks_above_the_diagonal_cost_nothing():
     assert flops(gradient(xla_attention)) < 0.6 * flops(gradient(full))
 
 
-def test_backend_names():
-    assert get_attention("auto") is get_attention("xla") is xla_attention
-    with pytest.raises(UserError, match=r"attention='flash' is not one of auto, xla"):
-        get_attention("flash")
+@pytest.mark.parametrize("T", [129, 300])
+def test_long_rows_go_piece_by_piece_to_the_same_values_and_gradients(monkeypatch, T):
+    arrays = random_qkv(T, 4, 2, B=1)
+    ids = random_segments(T, B=1)
+
+    def values_and_gradients() -> list[jax.Array]:
+        loss = lambda *qkv: (lambda out: (jnp.sum(jnp.sin(out)), out))(xla_attention(*qkv, ids))  # noqa: E731
+        grads, out = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*arrays)
+        return [out, *grads]
+
+    expected = values_and_gradients()
+    monkeypatch.setattr(xla, "_LONG", 100)
+    monkeypatch.setattr(xla, "_PIECE", 50)
+    for ours, theirs in zip(values_and_gradients(), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-6)
+
+
+def test_long_rows_take_less_memory():
+    def temporaries(T: int) -> int:
+        shapes = [jax.ShapeDtypeStruct((1, T, n, 8), jnp.float32) for n in (2, 1, 1)]
+        gradient = jax.grad(lambda q, k, v, s: jnp.sum(xla_attention(q, k, v, s)), (0, 1, 2))
+        lowered = jax.jit(gradient).lower(*shapes, jax.ShapeDtypeStruct((1, T), jnp.int32))
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(xla._LONG) < temporaries(xla._LONG - 8) / 4

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from minimind_jax import hf_format
-from minimind_jax.model import get_attention, hidden_states, logits
+from minimind_jax.model import hidden_states, logits, xla_attention
 
 BATCH, LENGTH = 2, 40
 QUICK_COMPILE = {"xla_backend_optimization_level": 0}
@@ -115,7 +115,7 @@ def compare(case: Case, directory, dtype: str, tolerance: float) -> None:
                 jnp.asarray(tokens, jnp.int32),
                 positions,
                 jnp.ones_like(positions),
-                attention=get_attention("xla"),
+                attention=xla_attention,
                 dtype=jnp.dtype(dtype),
             )
             ours = logits(params, hidden)

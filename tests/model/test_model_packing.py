@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimind_jax.config import ModelConfig
-from minimind_jax.model import abstract_params, get_attention, hidden_states, logits
+from minimind_jax.model import abstract_params, hidden_states, logits, xla_attention
 
 CONFIG = ModelConfig(dim=24, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, vocab_size=160, qk_norm=True)
 T, MAX_SEGMENTS = 150, 6  # more than one block of the attention
@@ -32,7 +32,7 @@ _hidden_states = jax.jit(hidden_states, static_argnums=0, static_argnames=("atte
 
 def hidden(params, tokens, positions, segment_ids, config=CONFIG, **kwargs) -> jax.Array:
     arrays = (jnp.asarray(x, jnp.int32) for x in (tokens, positions, segment_ids))
-    return _hidden_states(config, params, *arrays, attention=get_attention("xla"), dtype=jnp.float64, **kwargs)
+    return _hidden_states(config, params, *arrays, attention=xla_attention, dtype=jnp.float64, **kwargs)
 
 
 def loss(params, tokens, positions, segment_ids, weights) -> tuple[jax.Array, jax.Array]:

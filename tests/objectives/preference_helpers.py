@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from minimind_jax.config import DpoConfig, ModelConfig
-from minimind_jax.model import abstract_params, get_attention, hidden_states
+from minimind_jax.model import abstract_params, hidden_states, xla_attention
 from minimind_jax.objectives import preference_optimization
 
 MODEL = ModelConfig(dim=16, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=24, vocab_size=41, max_seq_len=64)
@@ -69,7 +69,7 @@ class Network(NamedTuple):
 def forward_of(config: ModelConfig) -> Callable[[dict, dict], jax.Array]:
     def forward(params: dict, batch: dict) -> jax.Array:
         arrays = batch["tokens"], batch["positions"], batch["segment_ids"]
-        return hidden_states(config, params, *arrays, attention=get_attention("xla"), dtype=params["embed"].dtype)
+        return hidden_states(config, params, *arrays, attention=xla_attention, dtype=params["embed"].dtype)
 
     return jax.jit(forward)
 

@@ -151,7 +151,9 @@ def test_a_finished_run_is_left_alone(finished, corpus, capsys):
     before = th.listing(finished)
     capsys.readouterr()
     th.run_here(*th.overrides(finished, corpus, steps=4, save_every=2))
-    assert "already stands at step 4 of 4: nothing to do" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "already stands at step 4 of 4: nothing to do" in said
+    assert "attention  xla (on cpu)" in said
     assert th.listing(finished) == before
 
 
