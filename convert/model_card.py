@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minimind_jax.errors import UserError
+from minimind_jax.long_context import trained_length
 from minimind_jax.model import count_params
 from minimind_jax.workdir import LoadedModel, Workdir, is_workdir, read_metrics
 
@@ -115,7 +116,11 @@ def _architecture_rows(model: LoadedModel, architecture: str, dtype: str) -> Ite
     yield "layers x width", f"{c.n_layers} x {c.dim}, feed-forward {c.ffn_dim}"
     yield "heads", f"{c.n_heads} for queries, {c.n_kv_heads} for keys and values, {c.head_dim} wide"
     yield "vocabulary", f"{c.vocab_size:,}"
-    yield "positions", f"{c.max_seq_len:,}"
+    scaling = c.rope_scaling
+    yarn = f", YaRN: {scaling.factor:g} times {scaling.original_max_seq_len:,}" if scaling.type == "yarn" else ""
+    yield "positions", f"{c.max_seq_len:,}{yarn}"
+    if trained := trained_length(model.path):
+        yield "longest rows in training", f"{trained:,} tokens"
     yield "weights", dtype
 
 

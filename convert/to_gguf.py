@@ -1,6 +1,7 @@
 """Exports a model as one GGUF file for llama.cpp and ollama: architecture qwen3 with qk_norm, llama without.
 
-    python -m convert.to_gguf --model WORKDIR --out FILE.gguf [--type q8_0] [--step N] [--modelfile] [--force]
+    python -m convert.to_gguf --model WORKDIR --out FILE.gguf [--type q8_0] [--step N] [--yarn-factor F]
+                              [--modelfile] [--force]
 
 Tokenizer and chat template are in the file. Every export is read back and compared with the model before
 FILE.gguf appears: exactly, or within the rounding of q8_0.
@@ -20,6 +21,7 @@ from convert.ollama import modelfile
 from convert.output import new_file
 from minimind_jax import hf_format
 from minimind_jax.errors import UserError, user_errors
+from minimind_jax.long_context import add_yarn_options, apply_yarn_options
 from minimind_jax.workdir import LoadedModel, load_model, write_atomically
 
 # The dtype whose range the weights must keep to. q8_0 has float16 scales, and falls back to float16.
@@ -87,12 +89,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path, help="file to create, such as model.gguf")
     parser.add_argument("--type", default="f16", choices=list(gguf_format.TYPES), help="of the matrices (default f16)")
     parser.add_argument("--step", type=int, help="checkpoint to export; the last one if left out")
+    add_yarn_options(parser)
     parser.add_argument("--modelfile", action="store_true", help="write ollama's Modelfile beside it")
     parser.add_argument("--force", action="store_true", help="replace an exported file at --out")
     args = parser.parse_args(argv)
     with user_errors():
         check_free(args.out, args.modelfile, args.force)  # before the weights are read
-        model = load_model(args.model, args.step)
+        model, warning = apply_yarn_options(load_model(args.model, args.step), args)
+        if warning:
+            print(f"warning: {warning}", file=sys.stderr)
         done = export(model, args.out, args.type, with_modelfile=args.modelfile, force=args.force)
         if done.caveat:
             print(f"warning: {done.caveat}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """Exports a model as a Hugging Face directory of a standard class: Qwen3 with qk_norm, Llama without.
 
-    python -m convert.to_hf --model WORKDIR --out DIR [--dtype bfloat16] [--step N] [--force]
+    python -m convert.to_hf --model WORKDIR --out DIR [--dtype bfloat16] [--step N] [--yarn-factor F] [--force]
 
 config.json, generation_config.json, model.safetensors (or shards), tokenizer, chat template and a model
 card; transformers, vLLM and SGLang load the result as it is. Every export is read back and compared
@@ -23,6 +23,7 @@ from convert.model_card import write_model_card
 from convert.output import check_replaceable, new_directory
 from minimind_jax import hf_format
 from minimind_jax.errors import UserError, user_errors
+from minimind_jax.long_context import add_yarn_options, apply_yarn_options
 from minimind_jax.tokenizer import Tokenizer, load_tokenizer
 from minimind_jax.workdir import LoadedModel, load_model
 
@@ -113,13 +114,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--max-shard-size", type=shard_size, default="5GB", metavar="SIZE", help="of one weight file (default 5GB)"
     )
+    add_yarn_options(parser)
     parser.add_argument("--force", action="store_true", help="replace an exported model at --out")
     args = parser.parse_args(argv)
     with user_errors():
         check_replaceable(args.out, args.force)  # before the weights are read
-        model = load_model(args.model, args.step)
-        if warning := hf_format.portability_warning(model.config):
-            print(f"warning: {warning}", file=sys.stderr)
+        model, warning = apply_yarn_options(load_model(args.model, args.step), args)
+        for text in filter(None, (warning, hf_format.portability_warning(model.config))):
+            print(f"warning: {text}", file=sys.stderr)
         found = export(model, args.out, args.dtype, args.force, args.max_shard_size)
         print(
             f"{args.out}: {architecture(model)}, {args.dtype}, step {model.step} of {args.model}; read back and equal"

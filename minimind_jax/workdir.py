@@ -1,6 +1,7 @@
 """What a run leaves on disk, and reading a model back from it.
 
-    WORKDIR/config.json          the run's typed config; `model` is the architecture
+    WORKDIR/config.json          the run's typed config; `model` is the architecture, `trained_max_seq_len` the longest
+                                 rows of this run and of those before it (null: not known)
             metrics.jsonl        one JSON object a logged step
             tensorboard/         event files
             checkpoints/STEP/    Orbax: items `params`, `opt_state` (none in an imported model), `meta`
@@ -29,6 +30,7 @@ from minimind_jax.model import Params, abstract_params
 from minimind_jax.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT_VERSION = 1
+TRAINED_KEY = "trained_max_seq_len"  # of config.json
 
 
 @dataclass(frozen=True)

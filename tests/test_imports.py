@@ -27,17 +27,20 @@ ALLOWED = {
     "minimind_jax.objectives": {"model", "config", "errors"},
     "minimind_jax.hf_format": {"model", "config", "errors"},
     "minimind_jax.workdir": {"hf_format", "model", "tokenizer", "config", "errors"},
+    "minimind_jax.long_context": {"workdir", "config", "errors"},
     "minimind_jax.inference": {"workdir", "model", "tokenizer", "config", "errors"},
     # Scores texts as training does: jsonl reading and the loss are shared, not copied.
     "minimind_jax.evaluation": {
         "workdir", "model", "tokenizer", "config", "errors", "data", "data.generate", "objectives", "inference",
     },
     "minimind_jax.training": {
-        "objectives", "data", "model", "workdir", "tokenizer", "inference", "evaluation", "config", "errors",
+        "objectives", "data", "model", "workdir", "long_context", "tokenizer", "inference", "evaluation", "config",
+        "errors",
     },
-    "convert": {"workdir", "model", "hf_format", "tokenizer", "config", "errors"},
+    "minimind_jax.plan": {"recipe", "training", "objectives", "data", "model", "workdir", "config", "errors"},
+    "convert": {"workdir", "long_context", "model", "hf_format", "tokenizer", "config", "errors"},
     "train": {"recipe", "training", "errors"},
-    "evaluate": {"evaluation", "workdir", "errors"},
+    "evaluate": {"evaluation", "workdir", "long_context", "errors"},
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from minimind_jax.config import ModelConfig
 from minimind_jax.data.progress import Progress
 from minimind_jax.errors import UserError
+from minimind_jax.evaluation.positions import PositionScore, position_scores
 from minimind_jax.model import Params, hidden_states, output_matrix, xla_attention
 from minimind_jax.objectives import token_logprobs
 from minimind_jax.workdir import LoadedModel
@@ -42,6 +43,8 @@ class TextScore:
     documents: int
     bytes: int  # UTF-8, of what was scored
     truncated: int  # documents longer than the model's limit, cut there; those without a target before it count too
+    longest: int  # tokens of the longest one that was scored, as far as it was
+    by_position: tuple[PositionScore, ...]  # loss by place in the document
     bad_lines: int = 0
 
 
@@ -63,32 +66,48 @@ def score_documents(
       UserError: nothing to score, or the loss is not finite.
     """
     config, params = model.config, jax.device_put(model.params)
-    nats, targets, n_documents, n_bytes, truncated = 0.0, 0, 0, 0, 0
+    n_documents, n_bytes, truncated, longest = 0, 0, 0, 0
+    nats_at, targets_at = np.zeros(_bucket(config.max_seq_len)), np.zeros(_bucket(config.max_seq_len), np.int64)
+
+    def score(rows: list[Document], bucket: int) -> None:
+        nats, targets = _batch_nats(config, params, rows, bucket, batch_tokens)
+        nats_at[:bucket] += nats
+        targets_at[:bucket] += targets
+
     waiting: dict[int, list[Document]] = {}  # by bucket
     for document in documents:
         n_documents += 1
         truncated += document.truncated
-        n_targets = int(document.is_target[1:].sum())
-        if not n_targets:
+        if not document.is_target[1:].any():
             continue
         n_bytes += document.n_bytes
-        targets += n_targets
+        longest = max(longest, len(document.ids))
         bucket = _bucket(len(document.ids) - 1)
         rows = waiting.setdefault(bucket, [])
         rows.append(document)
         if len(rows) == _rows_per_batch(bucket, batch_tokens):
-            nats += _batch_nats(config, params, waiting.pop(bucket), bucket, batch_tokens)
+            score(waiting.pop(bucket), bucket)
             if progress:
-                progress.update(n_documents - sum(map(len, waiting.values())), targets)
+                progress.update(n_documents - sum(map(len, waiting.values())), int(targets_at.sum()))
     for bucket, rows in sorted(waiting.items()):
-        nats += _batch_nats(config, params, rows, bucket, batch_tokens)
+        score(rows, bucket)
+    nats, targets = float(nats_at.sum()), int(targets_at.sum())
     if not targets or not n_bytes:
         raise UserError(
             f"nothing to score: {n_documents} documents with the model's limit max_seq_len={config.max_seq_len}"
         )
     if not math.isfinite(nats):
         raise UserError(f"the loss of {model.path} (step {model.step}) is not finite: its weights are broken")
-    return TextScore(nats / targets, nats / math.log(2) / n_bytes, targets, n_documents, n_bytes, truncated)
+    return TextScore(
+        loss=nats / targets,
+        bits_per_byte=nats / math.log(2) / n_bytes,
+        target_tokens=targets,
+        documents=n_documents,
+        bytes=n_bytes,
+        truncated=truncated,
+        longest=longest,
+        by_position=position_scores(nats_at, targets_at),
+    )
 
 
 def _bucket(length: int) -> int:
@@ -99,8 +118,10 @@ def _rows_per_batch(bucket: int, batch_tokens: int) -> int:
     return max(1, batch_tokens // bucket)
 
 
-def _batch_nats(config: ModelConfig, params: Params, rows: list[Document], bucket: int, batch_tokens: int) -> float:
-    """Summed negative log-likelihood of all targets of `rows`."""
+def _batch_nats(
+    config: ModelConfig, params: Params, rows: list[Document], bucket: int, batch_tokens: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Negative log-likelihood of the targets of `rows` and their number, each summed by position: (bucket,)."""
     shape = (_rows_per_batch(bucket, batch_tokens), bucket)
     tokens, targets, lengths = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape[0], np.int32)
     is_target = np.zeros(shape, bool)
@@ -110,7 +131,7 @@ def _batch_nats(config: ModelConfig, params: Params, rows: list[Document], bucke
         is_target[i, :n] = document.is_target[1:]
     with jax.default_matmul_precision("highest"):  # GPUs would round float32 products to TF32
         logprobs = np.asarray(_logprobs(config, params, tokens, targets, lengths), np.float64)
-    return -float(logprobs[is_target].sum())
+    return -np.where(is_target, logprobs, 0.0).sum(axis=0), is_target.sum(axis=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)

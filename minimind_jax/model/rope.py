@@ -33,7 +33,7 @@ def inverse_frequencies(config: ModelConfig) -> tuple[np.ndarray, float]:
 
     low = max(math.floor(pair_that_turns(_BETA_FAST)), 0)
     high = min(math.ceil(pair_that_turns(_BETA_SLOW)), config.head_dim - 1)
-    ramp = np.clip((np.arange(half) - low) / max(high - low, 1e-3), 0, 1)  # 0 = keep, 1 = interpolate
+    ramp = np.clip((np.arange(half) - low) / ((high - low) or 1e-3), 0, 1)  # 0 = keep, 1 = interpolate
     scale = 1.0 if scaling.factor <= 1 else 0.1 * math.log(scaling.factor) + 1.0
     return inv_freq * (1 - ramp) + inv_freq / scaling.factor * ramp, scale
 

@@ -10,6 +10,11 @@ _MAX_LOGITS = 2**24
 _MIN_CHUNK = 128
 
 
+def chunk_length(n_rows: int, n_tokens: int, vocab_size: int) -> int:
+    """Positions of a row whose logits exist at a time, unless `token_logprobs` is told otherwise."""
+    return min(max(_MIN_CHUNK, _MAX_LOGITS // (n_rows * vocab_size)), n_tokens)
+
+
 def token_logprobs(hidden: jax.Array, output_matrix: jax.Array, targets: jax.Array, chunk: int = 0) -> jax.Array:
     """log p(target) of every position.
 
@@ -27,7 +32,7 @@ def token_logprobs(hidden: jax.Array, output_matrix: jax.Array, targets: jax.Arr
     Returns: (B, T) in at least float32; the log-softmax is computed in that dtype.
     """
     B, T, D = hidden.shape
-    chunk = min(chunk or max(_MIN_CHUNK, _MAX_LOGITS // (B * output_matrix.shape[1])), T)
+    chunk = min(chunk, T) if chunk else chunk_length(B, T, output_matrix.shape[1])
     n_chunks = -(-T // chunk)
     padding = n_chunks * chunk - T
     hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0))).reshape(B, n_chunks, chunk, D)

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from minimind_jax.config import Config, MeshConfig, ModelConfig
@@ -24,27 +24,33 @@ from minimind_jax.training.layout import BATCH_AXES
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh `data x fsdp`. -1 takes all remaining devices; fewer devices than there are is allowed.
-
-    Raises UserError where the devices cannot be split like that.
-    """
+    """The mesh `data x fsdp` of this machine's devices. Raises what `mesh_shape` raises."""
     devices = jax.devices()
-    data, fsdp = config.data, config.fsdp
-    fixed = fsdp if data == -1 else data
-    if -1 in (data, fsdp):
-        if len(devices) % fixed:
-            raise UserError(
-                f"{len(devices)} devices cannot be split into mesh.{'fsdp' if data == -1 else 'data'}={fixed}: "
-                "take a divisor"
-            )
-        data, fsdp = (len(devices) // fixed, fsdp) if data == -1 else (data, len(devices) // fixed)
-    if data * fsdp > len(devices):
-        raise UserError(f"mesh.data={data} x mesh.fsdp={fsdp} needs {data * fsdp} devices, there are {len(devices)}")
+    data, fsdp = mesh_shape(config, len(devices))
     grid = np.asarray(devices[: data * fsdp]).reshape(data, fsdp)
     return Mesh(grid, BATCH_AXES, axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def check_divisible(config: Config, mesh: Mesh) -> None:
+def mesh_shape(config: MeshConfig, n_devices: int) -> tuple[int, int]:
+    """Sizes of the axes `data` and `fsdp`. -1 takes all remaining devices; fewer than there are is allowed.
+
+    Raises UserError where the devices cannot be split like that.
+    """
+    data, fsdp = config.data, config.fsdp
+    fixed = fsdp if data == -1 else data
+    if -1 in (data, fsdp):
+        if n_devices % fixed:
+            raise UserError(
+                f"{n_devices} devices cannot be split into mesh.{'fsdp' if data == -1 else 'data'}={fixed}: "
+                "take a divisor"
+            )
+        data, fsdp = (n_devices // fixed, fsdp) if data == -1 else (data, n_devices // fixed)
+    if data * fsdp > n_devices:
+        raise UserError(f"mesh.data={data} x mesh.fsdp={fsdp} needs {data * fsdp} devices, there are {n_devices}")
+    return data, fsdp
+
+
+def check_divisible(config: Config, mesh: Mesh | AbstractMesh) -> None:
     """Raises UserError unless every device gets whole rows of every micro-batch, and fsdp divides dim."""
     if config.batch_size % (mesh.size * config.accum_steps):
         raise UserError(
@@ -59,7 +65,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def state_shardings(mesh: Mesh, model: ModelConfig, abstract_state: Any) -> Any:
+def state_shardings(mesh: Mesh | AbstractMesh, model: ModelConfig, abstract_state: Any) -> Any:
     """Shardings of a whole train state: a leaf that mirrors a parameter (Adam's moments) lies like it."""
     specs = {
         jax.tree_util.keystr(path): spec

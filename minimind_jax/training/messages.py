@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from rich.table import Table
 
 from minimind_jax.data.open import DOCUMENTS_OF_STAGE
+from minimind_jax.long_context import trained_length, untrained_original_warning
 from minimind_jax.model import count_params, pick_attention
 from minimind_jax.training.console import TrainingConsole
 from minimind_jax.training.flops import flops_per_token, peak_flops
@@ -49,6 +50,9 @@ def announce(console: TrainingConsole, job: Job) -> None:
             f"warning: optim.warmup_steps={c.optim.warmup_steps} is not reached in {job.total_steps} steps",
             style="yellow",
         )
+    trained = trained_length(c.init_from) if c.init_from else c.data.max_seq_len
+    if warning := untrained_original_warning(c.model, trained):
+        console.say(f"warning: {warning}", style="yellow")
     console.say(
         f"flops      {flops / 1e6:,.0f} MFLOP a token (6N + 12LDT); peak {peak / 1e12:.3g} TFLOP/s a device ({source})"
     )

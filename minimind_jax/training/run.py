@@ -14,6 +14,7 @@ from minimind_jax.config import Config, from_recipe
 from minimind_jax.data import open_rows
 from minimind_jax.data.rows import count_rows
 from minimind_jax.errors import UserError
+from minimind_jax.long_context import trained_length
 from minimind_jax.model import pick_attention
 from minimind_jax.objectives import Objective, language_modelling, preference_optimization
 from minimind_jax.tokenizer import Tokenizer, load_tokenizer
@@ -24,7 +25,7 @@ from minimind_jax.training.loop import train
 from minimind_jax.training.mesh import check_divisible, make_mesh
 from minimind_jax.training.reference import attach_reference
 from minimind_jax.training.step import compute_dtype
-from minimind_jax.workdir import Workdir
+from minimind_jax.workdir import TRAINED_KEY, Workdir
 
 
 def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
@@ -71,7 +72,13 @@ def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
         done = max(workdir.steps(), default=0)
         if jax.process_index() == 0 and done < total_steps:
             # config.json comes first: it tells the same command, after a kill, that the rest is its own.
-            workdir.write_config(config.to_dict() | {"total_steps": total_steps, "identity": own_identity})
+            trained = trained_length(source) if config.init_from else 0
+            notes = {
+                "total_steps": total_steps,
+                TRAINED_KEY: None if trained is None else max(trained, config.data.max_seq_len),
+                "identity": own_identity,
+            }
+            workdir.write_config(config.to_dict() | notes)
             if not done:
                 tokenizer.save(workdir.tokenizer)
         try:

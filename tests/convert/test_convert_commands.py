@@ -5,12 +5,13 @@ import json
 import os
 import shutil
 
+import gguf
 import jax
 import numpy as np
 import pytest
-from convert_helpers import LLAMA, QWEN3, command, equal_bits, random_model, random_params
+from convert_helpers import LLAMA, QWEN3, command, edit_json, equal_bits, random_model, random_params
 
-from convert import from_hf, output, to_hf
+from convert import from_hf, output, to_gguf, to_hf
 from minimind_jax import hf_format
 from minimind_jax.config import RopeScaling
 from minimind_jax.errors import UserError
@@ -196,3 +197,31 @@ def test_yarn_lengths_that_older_transformers_would_misread_are_warned_of(tmp_pa
     save_imported(Workdir(tmp_path / "w"), config, random_params(config), load_tokenizer(), "test")
     assert run(to_hf.main, "--model", tmp_path / "w", "--out", tmp_path / "hf") is None
     assert "warning: model.max_seq_len=300" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["hf", "gguf"])
+def test_yarn_can_be_set_at_the_export(target, tmp_path, capsys):
+    config = dataclasses.replace(LLAMA, max_seq_len=32768)
+    save_imported(Workdir(tmp_path / "w"), config, random_params(config), load_tokenizer(), "test")
+    command_main, out = (to_hf.main, tmp_path / "hf") if target == "hf" else (to_gguf.main, tmp_path / "m.gguf")
+    argv = ("--model", tmp_path / "w", "--out", out, "--yarn-factor", 4)
+    assert "does not say which length it was trained at" in run(command_main, *argv)
+    assert run(command_main, *argv, "--yarn-original", 128) is None
+    assert capsys.readouterr().err == ""  # 4 x 128 is the limit of positions now: no engine reads another factor
+    if target == "hf":
+        read = load_model(out)
+        assert read.config == dataclasses.replace(config, max_seq_len=512, rope_scaling=RopeScaling("yarn", 4.0, 128))
+        assert equal_bits(read.params, load_model(tmp_path / "w").params)
+    else:
+        fields = gguf.GGUFReader(out).fields
+        keys = ["rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length", "context_length"]
+        assert [fields[f"llama.{key}"].contents() for key in keys] == ["yarn", 4.0, 128, 512]
+
+
+@pytest.mark.parametrize("command_main", [to_hf.main, to_gguf.main])
+def test_an_original_length_that_was_never_trained_is_warned_of_at_the_export(command_main, tmp_path, capsys):
+    save_imported(Workdir(tmp_path / "w"), LLAMA, random_params(LLAMA), load_tokenizer(), "test")
+    edit_json(tmp_path / "w" / "config.json", trained_max_seq_len=64)
+    argv = ("--model", tmp_path / "w", "--yarn-factor", 4, "--yarn-original", 128)
+    assert run(command_main, *argv, "--out", tmp_path / "out") is None
+    assert "warning: rope_scaling.original_max_seq_len=128 was never trained" in capsys.readouterr().err

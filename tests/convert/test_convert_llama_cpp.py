@@ -122,16 +122,17 @@ def lively(name):
 
 def prompts_of(model):
     texts = [model.tokenizer.encode_rendered(text) for text in PROMPTS]
-    return [*texts, [(i * 37) % 6400 for i in range(200)]]  # longer than YaRN's original length
+    # Longer than YaRN's original length of 128; with 32 new tokens up to its reach, four times that.
+    return [*texts, *([(i * 37) % 6400 for i in range(n)] for n in (200, 478))]
 
 
 @functools.cache
 def our_logprobs(name, prompt):
     """Of the next token after `prompt`, (vocab_size,)."""
     model = lively(name)
-    tokens = np.zeros((1, 256), np.int32)  # one shape for all
+    tokens = np.zeros((1, 512), np.int32)  # one shape for all
     tokens[0, : len(prompt)] = prompt
-    positions = np.arange(256)[None]
+    positions = np.arange(512)[None]
     hidden = hidden_states(
         model.config, model.params, tokens, positions, np.ones_like(positions), attention=xla_attention
     )

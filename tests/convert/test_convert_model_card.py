@@ -7,6 +7,7 @@ import pytest
 from convert_helpers import LLAMA, QWEN3, edit_json, random_model, random_params
 
 from convert import to_hf
+from minimind_jax.long_context import with_yarn
 from minimind_jax.tokenizer import load_tokenizer
 from minimind_jax.workdir import Workdir, load_model, save_imported
 
@@ -91,6 +92,16 @@ def test_the_runs_before_are_in_the_card_as_far_as_they_are_there(tmp_path):
     assert card(load_model(tmp_path / "dpo"), tmp_path / "again").count("## Pretraining") == 1
     (tmp_path / "sft" / "metrics.jsonl").write_text("{\n")  # nothing to fail on
     assert "## Supervised" not in card(load_model(tmp_path / "dpo"), tmp_path / "third")
+
+
+def test_the_card_tells_the_trained_length_from_the_limit_of_positions(tmp_path):
+    make_run(tmp_path / "base", "pretrain", LINES)
+    text = card(load_model(tmp_path / "base"), tmp_path / "plain")
+    assert "| positions | 512 |\n| longest rows in training | 128 tokens |\n" in text
+    text = card(with_yarn(load_model(tmp_path / "base"), 4.0), tmp_path / "yarn")
+    assert "| positions | 512, YaRN: 4 times 128 |\n| longest rows in training | 128 tokens |\n" in text
+    save_imported(Workdir(tmp_path / "w"), LLAMA, random_params(LLAMA), load_tokenizer(), "hf")
+    assert "longest rows" not in card(load_model(tmp_path / "w"), tmp_path / "imported")
 
 
 def test_a_pretrained_model_continues_texts(tmp_path):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minimind_jax.config import ModelConfig
+from minimind_jax.config import ModelConfig, RopeScaling
 from minimind_jax.inference import cache as kv
 from minimind_jax.inference import generate
 from minimind_jax.model import abstract_params, hidden_states, hidden_states_with_cache, logits, xla_attention
@@ -30,6 +30,12 @@ def transformers_model(config: ModelConfig):
     """A random model of transformers with weights large enough that its greedy text varies."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     name = "Qwen3" if config.qk_norm else "Llama"
+    rope = {"rope_type": "default"}
+    if config.rope_scaling.type == "yarn":
+        original = config.rope_scaling.original_max_seq_len
+        rope = {
+            "rope_type": "yarn", "factor": config.rope_scaling.factor, "original_max_position_embeddings": original,
+        }  # fmt: skip
     hf_config = getattr(transformers, f"{name}Config")(
         hidden_size=config.dim,
         num_hidden_layers=config.n_layers,
@@ -39,7 +45,7 @@ def transformers_model(config: ModelConfig):
         intermediate_size=config.ffn_dim,
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_seq_len,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        rope_parameters={**rope, "rope_theta": config.rope_theta},
         rms_norm_eps=config.norm_eps,
         tie_word_embeddings=config.tie_embeddings,
         initializer_range=0.3,
@@ -80,8 +86,14 @@ def our_params(config: ModelConfig, model) -> dict:
 
 @pytest.mark.parametrize(
     "kwargs",
-    [{"qk_norm": False, "tie_embeddings": True}, {"qk_norm": True, "tie_embeddings": False, "head_dim": 16}],
-    ids=["llama", "qwen3-untied"],
+    [
+        {"qk_norm": False, "tie_embeddings": True},
+        {"qk_norm": True, "tie_embeddings": False, "head_dim": 16},
+        # The longest prompt and its answer end at position 69: beyond four times the original length.
+        {"qk_norm": False, "head_dim": 16, "max_seq_len": 128, "rope_scaling": RopeScaling("yarn", 8.0, 16)},
+        {"qk_norm": True, "head_dim": 16, "max_seq_len": 128, "rope_scaling": RopeScaling("yarn", 8.0, 16)},
+    ],
+    ids=["llama", "qwen3-untied", "llama-yarn", "qwen3-yarn"],
 )
 def test_greedy_equals_transformers_token_by_token(kwargs):
     config = tiny_config(**kwargs)
