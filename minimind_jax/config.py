@@ -17,6 +17,7 @@ from minimind_jax.config_build import at_least, between, build, one_of, positive
 from minimind_jax.errors import UserError
 
 STAGES = ("pretrain", "sft", "dpo")
+TRACKERS = ("tensorboard", "wandb", "swanlab")
 _MAX_SEED = 2**31 - 1  # it goes into jitted code as an int32
 
 
@@ -146,13 +147,14 @@ class DpoConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    name: str = "adamw"
+    name: str = "adamw"  # adamw | muon (for the blocks' matrices; AdamW for the rest)
     lr: float = 5e-4
     min_lr_ratio: float = 0.1  # lr at the end of the schedule, as a share of lr
     warmup_steps: int = 0
-    schedule: str = "cosine"  # cosine | constant
+    schedule: str = "cosine"  # cosine | wsd | constant
+    decay_ratio: float = 0.2  # share of the steps, the last ones, in which wsd lets lr fall
     weight_decay: float = 0.1  # on matrices only
-    b1: float = 0.9
+    b1: float = 0.9  # Adam's; Muon's momentum is 0.95
     b2: float = 0.95
     grad_clip: float = 1.0  # global norm; 0 = off
 
@@ -203,7 +205,7 @@ class Config:
     deterministic: bool = False
     mesh: MeshConfig = field(default_factory=MeshConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
-    log_to: str = "tensorboard"
+    log_to: str = "tensorboard"  # comma-separated: tensorboard, wandb, swanlab; "" = none
     log_every: int = 1
     eval_every: int = 0
     save_every: int = 0
@@ -211,6 +213,11 @@ class Config:
     sample_prompts: tuple[str, ...] = ()
     sft: SftConfig | None = None  # in the recipe of that stage only, like dpo
     dpo: DpoConfig | None = None
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names in `log_to`, each once."""
+        return tuple(dict.fromkeys(name.strip() for name in self.log_to.split(",") if name.strip()))
 
     def to_dict(self) -> dict[str, Any]:
         """All keys that the stage's recipe has."""
@@ -253,8 +260,8 @@ class Config:
                     "loses small updates; bfloat16 has float32's range at the same speed, use that"
                 )
             one_of(f"precision.{key}", value, ("auto", "float32", "bfloat16"))
-        for tracker in filter(None, self.log_to.split(",")):
-            one_of("log_to", tracker, ("tensorboard",))
+        for tracker in self.trackers:
+            one_of("log_to", tracker, TRACKERS)
         self._check_data()
         self._check_optim()
         for key in ("data", "fsdp"):
@@ -285,10 +292,13 @@ class Config:
 
     def _check_optim(self) -> None:
         o = self.optim
-        one_of("optim.name", o.name, ("adamw",))
-        one_of("optim.schedule", o.schedule, ("cosine", "constant"))
+        one_of("optim.name", o.name, ("adamw", "muon"))
+        one_of("optim.schedule", o.schedule, ("cosine", "wsd", "constant"))
+        if o.schedule == "wsd" and not o.decay_ratio:
+            raise UserError("optim.decay_ratio=0 leaves wsd without its decay: set optim.schedule=constant, or a share")
         positive("optim.lr", o.lr)
-        between("optim.min_lr_ratio", o.min_lr_ratio, 0.0, 1.0)
+        for key in ("min_lr_ratio", "decay_ratio"):
+            between(f"optim.{key}", getattr(o, key), 0.0, 1.0)
         at_least("optim.warmup_steps", o.warmup_steps, 0)
         at_least("optim.weight_decay", o.weight_decay, 0.0)
         at_least("optim.grad_clip", o.grad_clip, 0.0)

@@ -3,7 +3,7 @@
     WORKDIR/config.json          the run's typed config; `model` is the architecture, `trained_max_seq_len` the longest
                                  rows of this run and of those before it (null: not known)
             metrics.jsonl        one JSON object a logged step
-            tensorboard/         event files
+            tensorboard/, ...    files of the trackers that `log_to` names
             checkpoints/STEP/    Orbax: items `params`, `opt_state` (none in an imported model), `meta`
             tokenizer/           a Hugging Face tokenizer directory
 
@@ -45,9 +45,9 @@ class Workdir:
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
+    def tracker(self, name: str) -> Path:
+        """Where the tracker `name` of `log_to` keeps its files."""
+        return self.path / name
 
     @property
     def checkpoints(self) -> Path:

@@ -106,7 +106,7 @@ import sys
 import minimind_jax.inference, minimind_jax.evaluation, minimind_jax.training, convert.to_hf, convert.from_hf
 import convert.to_gguf, convert.to_torch, convert.from_torch
 from jax._src import xla_bridge
-heavy = {"torch", "transformers", "tensorflow", "matplotlib"} & sys.modules.keys()
+heavy = {"torch", "transformers", "tensorflow", "matplotlib", "tensorboard", "wandb", "swanlab"} & sys.modules.keys()
 print(sorted(heavy), xla_bridge.backends_are_initialized())
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from flax import serialization
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
 
 from minimind_jax.errors import UserError, first_line
 from minimind_jax.training.step import TrainState
@@ -25,11 +26,16 @@ from minimind_jax.workdir import Workdir
 
 
 class Checkpointer:
-    def __init__(self, workdir: Workdir, keep: int):
+    """Keeps the last `keep` checkpoints, and that of step `landmark`, if there is one, besides."""
+
+    def __init__(self, workdir: Workdir, keep: int, landmark: int | None = None):
         self._workdir = workdir
+        landmarks = [] if landmark is None else [landmark]
         # A save that was killed leaves a temporary directory as large as a checkpoint.
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+            preservation_policy=AnyPreservationPolicy([LatestN(keep), CustomSteps(landmarks)]),
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(workdir.checkpoints.absolute(), options=options)
 

@@ -21,7 +21,8 @@ def identity(config: Config, data_fingerprint: str, tokenizer_fingerprint: str) 
     """What makes two commands the same run, by dotted key.
 
     Left out on purpose, free to change: mesh, accum_steps, compute precision, remat, attention,
-    logging, evaluation and saving intervals, workers, trackers, where the data lies, steps and epochs.
+    logging, evaluation and saving intervals, workers, trackers, where the data lies, steps and epochs;
+    and what the schedule does not use.
     """
     values = config.to_dict()
     parts = {key: values[key] for key in ("stage", "seed", "batch_size", "model", "optim")}
@@ -31,6 +32,8 @@ def identity(config: Config, data_fingerprint: str, tokenizer_fingerprint: str) 
     parts["data"] = {"content": data_fingerprint, "max_seq_len": config.data.max_seq_len}
     parts["tokenizer"] = tokenizer_fingerprint
     parts["init_from"] = str(Path(config.init_from).resolve()) if config.init_from else ""
+    if config.optim.schedule != "wsd":
+        del parts["optim"]["decay_ratio"]  # runs from before there was wsd do not know it either
     return dict(_flatten(parts))
 
 

@@ -7,6 +7,7 @@ Only evaluation, saving and the end of the run wait for the device.
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import threading
 import time
@@ -22,14 +23,16 @@ from minimind_jax.training.flops import flops_per_token, peak_flops
 from minimind_jax.training.job import Job, compile_train_step, initial_state, make_batch, make_validation
 from minimind_jax.training.messages import announce, announce_resume, closing_summary, shown
 from minimind_jax.training.metrics import MetricsLog
+from minimind_jax.training.optimizer import stable_end
 from minimind_jax.training.report import StepReport
 from minimind_jax.training.samples import answer_statistics, show_samples
+from minimind_jax.training.trackers import open_trackers
 
 
 def train(job: Job) -> None:
     """Trains up to `job.total_steps`, from the workdir's last checkpoint if it has one."""
     # Closed even when the run fails: a save under way is finished, not torn off. Until then signals are held off.
-    with _stop_signal() as stop, contextlib.closing(Checkpointer(job.workdir, job.config.keep)) as checkpointer:
+    with _stop_signal() as stop, contextlib.closing(_open_checkpoints(job)) as checkpointer:
         _train(job, checkpointer, stop)
 
 
@@ -47,7 +50,7 @@ def _train(job: Job, checkpointer: Checkpointer, stop: threading.Event) -> None:
     state, meta = initial_state(job, checkpointer, start)
     if start:
         announce_resume(console, job, start)
-    metrics = MetricsLog(job.workdir, start, config.log_to) if jax.process_index() == 0 else None
+    metrics = _open_metrics(job, start, console) if jax.process_index() == 0 else None
     train_step = compile_train_step(job, state, console)
     validate = make_validation(job)
     if validate and start == 0:
@@ -69,6 +72,7 @@ def _train(job: Job, checkpointer: Checkpointer, stop: threading.Event) -> None:
                 metrics.write(last_line)
             console.step(last_line)
 
+    stable = stable_end(config.optim, job.total_steps)
     step, before_last = start, None  # before_last: the step before, dispatched but not yet read
     began = time.time()
     with Feed(lambda s: make_batch(job, s), start, job.total_steps) as feed, console:
@@ -80,7 +84,7 @@ def _train(job: Job, checkpointer: Checkpointer, stop: threading.Event) -> None:
             before_last = (step, numbers)
             finished = step == job.total_steps or stop.is_set()
             evaluates = validate and config.eval_every and (step % config.eval_every == 0 or step == job.total_steps)
-            saves = finished or (config.save_every and step % config.save_every == 0)
+            saves = finished or step == stable or (config.save_every and step % config.save_every == 0)
             if evaluates or saves:
                 jax.block_until_ready(state)
                 with report.paused():
@@ -106,6 +110,16 @@ def _train(job: Job, checkpointer: Checkpointer, stop: threading.Event) -> None:
         console.say(f"stopped by a signal; step {step} is saved: the same command continues from there")
     else:
         closing_summary(console, job, meta.get("before", {}), last_line, time.time() - began, step - start)
+
+
+def _open_checkpoints(job: Job) -> Checkpointer:
+    return Checkpointer(job.workdir, job.config.keep, landmark=stable_end(job.config.optim, job.total_steps))
+
+
+def _open_metrics(job: Job, start: int, console: TrainingConsole) -> MetricsLog:
+    config = job.config
+    warn = functools.partial(console.say, style="yellow")
+    return MetricsLog(job.workdir, start, open_trackers(config.trackers, job.workdir, start, config.to_dict(), warn))
 
 
 @contextlib.contextmanager

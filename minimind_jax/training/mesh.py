@@ -66,17 +66,24 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(mesh: Mesh | AbstractMesh, model: ModelConfig, abstract_state: Any) -> Any:
-    """Shardings of a whole train state: a leaf that mirrors a parameter (Adam's moments) lies like it."""
+    """Shardings of a whole train state: a leaf that mirrors a parameter (Adam's moments) lies like it.
+
+    Except Muon's momenta (L, in, out): each device holds whole matrices of some layers, where it can, and makes them
+    orthogonal by itself; cut like their parameters, each of the Newton-Schulz steps would gather them again.
+    """
     specs = {
         jax.tree_util.keystr(path): spec
         for path, spec in jax.tree_util.tree_leaves_with_path(
             param_partition_specs(model), is_leaf=lambda x: isinstance(x, P)
         )
     }
+    whole_layers = model.n_layers % mesh.shape["fsdp"] == 0
 
     def sharding(path: Any, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         suffixes = (jax.tree_util.keystr(path[i:]) for i in range(len(path)))
         spec = next((specs[s] for s in suffixes if s in specs and leaf.ndim == len(specs[s])), P())
+        if whole_layers and leaf.ndim == 3 and "['muon']" in jax.tree_util.keystr(path):
+            spec = P("fsdp")
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(sharding, abstract_state)

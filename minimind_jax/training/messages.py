@@ -14,7 +14,7 @@ from minimind_jax.model import count_params, pick_attention
 from minimind_jax.training.console import TrainingConsole
 from minimind_jax.training.flops import flops_per_token, peak_flops
 from minimind_jax.training.job import Job
-from minimind_jax.training.optimizer import make_schedule
+from minimind_jax.training.optimizer import decay_start, make_schedule, stable_end
 from minimind_jax.training.step import compute_dtype
 
 
@@ -50,6 +50,13 @@ def announce(console: TrainingConsole, job: Job) -> None:
             f"warning: optim.warmup_steps={c.optim.warmup_steps} is not reached in {job.total_steps} steps",
             style="yellow",
         )
+    elif c.optim.warmup_steps > decay_start(c.optim, job.total_steps):
+        console.say(
+            f"warning: the decay of optim.decay_ratio={c.optim.decay_ratio:g} begins at step "
+            f"{decay_start(c.optim, job.total_steps)} of {job.total_steps}, within the "
+            f"optim.warmup_steps={c.optim.warmup_steps}: lr does not reach {c.optim.lr:g}",
+            style="yellow",
+        )
     trained = trained_length(c.init_from) if c.init_from else c.data.max_seq_len
     if warning := untrained_original_warning(c.model, trained):
         console.say(f"warning: {warning}", style="yellow")
@@ -60,12 +67,21 @@ def announce(console: TrainingConsole, job: Job) -> None:
 
 def announce_resume(console: TrainingConsole, job: Job, start: int) -> None:
     console.say(f"resumed from step {start}")
-    before, now = job.total_steps_before, job.total_steps
-    if before != now:
-        old, new = (float(make_schedule(job.config.optim, n)(jnp.asarray(start))) for n in (before, now))
+    before, now, optim = job.total_steps_before, job.total_steps, job.config.optim
+    if before == now:
+        return
+    old, new = (float(make_schedule(optim, n)(jnp.asarray(start))) for n in (before, now))
+    change = f"goes from {old:.3g} to {new:.3g}" if old != new else f"stays {new:.3g}"
+    console.say(
+        f"the run now ends at step {now} instead of {before}: the {optim.schedule} schedule is "
+        f"computed for that length, so lr at step {start} {change}"
+    )
+    stable = stable_end(optim, before)
+    if stable in job.workdir.steps() and start > stable:
         console.say(
-            f"the run now ends at step {now} instead of {before}: the {job.config.optim.schedule} schedule is "
-            f"computed for that length, so lr at step {start} goes from {old:.3g} to {new:.3g}"
+            f"warning: step {start} lies in the decay that began at step {stable}: to go on from the stable part, "
+            f"stop and remove all of {job.workdir.checkpoints} after step {stable}, whose checkpoint was kept",
+            style="yellow",
         )
 
 

@@ -1,4 +1,4 @@
-"""metrics.jsonl and TensorBoard: every logged step once, also across restarts."""
+"""metrics.jsonl, the record of a run, and its trackers: every logged step once, also across restarts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from minimind_jax.training.events import EventWriter
+from minimind_jax.training.trackers import Trackers
 from minimind_jax.workdir import Workdir, read_metrics, write_atomically
 
 
@@ -17,24 +17,20 @@ class MetricsLog:
     at s cuts all later ones, so the file has neither gap nor repeat.
     """
 
-    def __init__(self, workdir: Workdir, resumed_at: int, log_to: str):
+    def __init__(self, workdir: Workdir, resumed_at: int, trackers: Trackers):
         kept = "".join(json.dumps(line) + "\n" for line in read_metrics(workdir) if line["step"] <= resumed_at)
         write_atomically(workdir.metrics, kept)
         self._file = open(workdir.metrics, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
-        self._tensorboard = None
-        if "tensorboard" in log_to.split(","):
-            self._tensorboard = EventWriter(workdir.tensorboard, resumed_at + 1)
+        self._trackers = trackers
 
     def write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        if self._tensorboard:
-            scalars = {key: value for key, value in line.items() if key != "step" and value is not None}
-            self._tensorboard.scalars(scalars, line["step"])
+        scalars = {key: value for key, value in line.items() if key != "step" and value is not None}
+        self._trackers.scalars(scalars, line["step"])
 
     def write_text(self, name: str, text: str, step: int) -> None:
-        if self._tensorboard:
-            self._tensorboard.text(name, text, step)
+        self._trackers.text(name, text, step)
 
     def sync(self) -> None:
         self._file.flush()
@@ -43,5 +39,4 @@ class MetricsLog:
     def close(self) -> None:
         self.sync()
         self._file.close()
-        if self._tensorboard:
-            self._tensorboard.close()
+        self._trackers.close()

@@ -25,6 +25,7 @@ from minimind_jax.training.loop import train
 from minimind_jax.training.mesh import check_divisible, make_mesh
 from minimind_jax.training.reference import attach_reference
 from minimind_jax.training.step import compute_dtype
+from minimind_jax.training.trackers import check_trackers
 from minimind_jax.workdir import TRAINED_KEY, Workdir
 
 
@@ -43,6 +44,8 @@ def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
     source = str(workdir.path) if begun else recipe["init_from"]
     config = from_recipe(recipe, user_set, workdirs.model_config(source) if recipe["init_from"] else None)
     environment.prepare(config)
+    if jax.process_index() == 0:  # the one that writes
+        check_trackers(config.trackers)
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
     pick_attention(config.attention, config.model, compute_dtype(config), packed=True)  # raises where it cannot be

@@ -19,7 +19,7 @@ _ANSWERS, _ANSWER_TOKENS, _PROMPT_TOKENS = 32, 128, 512
 
 
 def show_samples(job: Job, params: Params, step: int, console: TrainingConsole, metrics: MetricsLog | None) -> None:
-    """Prints greedy continuations of `sample_prompts`, in chat stages answers to them; also to TensorBoard."""
+    """Prints greedy continuations of `sample_prompts`, in chat stages answers to them; also to the trackers."""
     prompts, tokenizer = job.config.sample_prompts, job.tokenizer
     if not prompts or jax.process_count() > 1:  # several processes would have to sample in step
         return

@@ -109,11 +109,12 @@ def fresh_state(job: Job) -> TrainState:
 
 
 @functools.cache
-def compiled(data: int, fsdp: int, accum_steps: int = 1) -> Compiled:
+def compiled(data: int, fsdp: int, accum_steps: int = 1, optimizer: str = "adamw") -> Compiled:
     """The job on a mesh, compiled once for all tests."""
+    optim = OptimConfig(name=optimizer, lr=1e-2, warmup_steps=2)
     with tempfile.TemporaryDirectory() as directory:
-        job = make_job(Path(directory), MeshConfig(data, fsdp), accum_steps=accum_steps)
-        initial = snapshot(fresh_state(job)) if job.mesh.size == 1 else compiled(1, 1, 2).initial
+        job = make_job(Path(directory), MeshConfig(data, fsdp), accum_steps=accum_steps, optim=optim)
+        initial = snapshot(fresh_state(job)) if job.mesh.size == 1 else compiled(1, 1, 2, optimizer).initial
     shardings = state_shardings(job.mesh, MODEL, initial)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), initial, shardings)
     train_step = compile_train_step(job, jax.device_put(initial, shardings), quiet_console())

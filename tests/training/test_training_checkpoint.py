@@ -88,15 +88,16 @@ def test_parameters_are_read_without_the_optimiser(saved: tuple[Workdir, dict], 
     assert_identical(params, then["params"])
 
 
+def names_on_disk(workdir: Workdir, step: int, item: str) -> list[str]:
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.metadata(workdir.checkpoints / str(step) / item).item_metadata.tree
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    return sorted(jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves)
+
+
 @pytest.mark.parametrize("item", GOLDEN)
 def test_names_on_disk_are_pinned(saved: tuple[Workdir, dict], item: str):
-    with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(saved[0].checkpoints / "2" / item).item_metadata.tree
-    names = [
-        jax.tree_util.keystr(path, simple=True, separator=".")
-        for path, _ in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
-    ]
-    assert sorted(names) == GOLDEN[item]
+    assert names_on_disk(saved[0], 2, item) == GOLDEN[item]
 
 
 def test_the_oldest_checkpoints_go(tmp_path: Path):
@@ -107,6 +108,15 @@ def test_the_oldest_checkpoints_go(tmp_path: Path):
             checkpointer.save(state, step, {})
             checkpointer.wait()
     assert workdir.steps() == [10, 15]
+
+
+def test_a_landmark_stays(tmp_path: Path):
+    workdir, state = Workdir(tmp_path), compiled(1, 1, 2).state()
+    with contextlib.closing(Checkpointer(workdir, keep=2, landmark=5)) as checkpointer:
+        for step in (4, 5, 10, 15):
+            checkpointer.save(state, step, {})
+            checkpointer.wait()
+    assert workdir.steps() == [5, 10, 15]
 
 
 def test_parameters_alone_cannot_be_continued(tmp_path: Path):

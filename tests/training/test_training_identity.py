@@ -58,6 +58,7 @@ IDENTITY_KEYS = {
     "model.qk_norm": True,
     "model.tie_embeddings": False,
     "data.max_seq_len": 32,
+    "optim.name": "muon",
     "optim.lr": 1e-3,
     "optim.min_lr_ratio": 0.0,
     "optim.warmup_steps": 3,
@@ -78,11 +79,20 @@ def test_an_identity_key_blocks_and_is_named(run: Workdir, key: str, value: Any)
     assert "set these back" in message and "another --config.workdir" in message and "\n" not in message
 
 
+def test_the_share_of_the_decay_counts_with_wsd_alone(run: Workdir):
+    """Also: a workdir from before this key existed can be continued."""
+    assert check_same_run(run, identity_of(change(BASE, "optim.decay_ratio", 0.5))) is not None
+    wsd = change(BASE, "optim.schedule", "wsd")
+    run.write_config(wsd.to_dict() | {"total_steps": 10, "identity": identity_of(wsd)})
+    with pytest.raises(UserError, match=r"optim\.decay_ratio was 0\.2, now 0\.5"):
+        check_same_run(run, identity_of(change(wsd, "optim.decay_ratio", 0.5)))
+
+
 def test_every_model_and_optimiser_key_is_an_identity_key():
-    names = {key for key in identity_of(BASE) if key.startswith(("model.", "optim."))}
+    names = {key for key in identity_of(change(BASE, "optim.schedule", "wsd")) if key.startswith(("model.", "optim."))}
     tried = {key for key in IDENTITY_KEYS if key.startswith(("model.", "optim."))}
     scaling = {f"model.rope_scaling.{field.name}" for field in dataclasses.fields(RopeScaling)}
-    assert names == tried | scaling | {"optim.name"}
+    assert names == tried | scaling | {"optim.decay_ratio"}
 
 
 def test_rope_scaling_master_precision_data_and_tokenizer_block(run: Workdir):

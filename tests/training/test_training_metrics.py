@@ -10,11 +10,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from minimind_jax.errors import UserError
 from minimind_jax.training.metrics import MetricsLog
+from minimind_jax.training.trackers import open_trackers
 from minimind_jax.workdir import Workdir, read_metrics
 
 
-def write(workdir: Workdir, steps: range, resumed_at: int, log_to: str = "", loss: float = 1.0) -> None:
-    log = MetricsLog(workdir, resumed_at, log_to)
+def open_log(workdir: Workdir, resumed_at: int, *trackers: str) -> MetricsLog:
+    return MetricsLog(workdir, resumed_at, open_trackers(trackers, workdir, resumed_at, {}, pytest.fail))
+
+
+def write(workdir: Workdir, steps: range, resumed_at: int, *trackers: str, loss: float = 1.0) -> None:
+    log = open_log(workdir, resumed_at, *trackers)
     for step in steps:
         log.write({"step": step, "loss": loss * step, "grad_norm": None})
     log.close()
@@ -54,14 +59,14 @@ def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path: Path, damage: byt
     workdir.metrics.write_bytes(b'{"step": 1}\n' + damage + b'{"step": 3}\n')
     before = workdir.metrics.read_bytes()
     with pytest.raises(UserError, match=r"metrics\.jsonl:2 is damaged"):
-        MetricsLog(workdir, 3, "")
+        open_log(workdir, 3)
     assert workdir.metrics.read_bytes() == before
 
 
 def test_lines_are_in_the_file_at_once(tmp_path: Path):
     """A kill -9 loses no line that was written: nothing waits in a buffer of ours."""
     workdir = Workdir(tmp_path)
-    log = MetricsLog(workdir, 0, "")
+    log = open_log(workdir, 0)
     log.write({"step": 1})
     assert steps(workdir) == [1]
     log.sync()
@@ -72,17 +77,17 @@ def test_lines_are_in_the_file_at_once(tmp_path: Path):
 def test_no_tracker_no_directory(tmp_path: Path):
     workdir = Workdir(tmp_path)
     write(workdir, range(1, 3), 0)
-    assert not workdir.tensorboard.exists()
+    assert not workdir.tracker("tensorboard").exists()
 
 
 def test_tensorboard_reads_the_files(tmp_path: Path):
     workdir = Workdir(tmp_path)
-    log = MetricsLog(workdir, 0, "tensorboard")
+    log = open_log(workdir, 0, "tensorboard")
     for step in range(1, 6):
         log.write({"step": step, "loss": step / 2, "skipped": 0, "grad_norm": None})
     log.write_text("sample/中国", "的首都", 5)
     log.close()
-    events = EventAccumulator(str(workdir.tensorboard)).Reload()
+    events = EventAccumulator(str(workdir.tracker("tensorboard"))).Reload()
     assert sorted(events.Tags()["scalars"]) == ["loss", "skipped"]
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(s, s / 2) for s in range(1, 6)]
     (tag,) = events.Tags()["tensors"]
@@ -95,7 +100,7 @@ def test_tensorboard_forgets_what_a_resumed_run_does_again(tmp_path: Path):
     workdir = Workdir(tmp_path)
     write(workdir, range(1, 8), 0, "tensorboard")
     write(workdir, range(5, 9), 4, "tensorboard", loss=2.0)
-    events = EventAccumulator(str(workdir.tensorboard)).Reload()
+    events = EventAccumulator(str(workdir.tracker("tensorboard"))).Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [
         *((step, step) for step in range(1, 5)),
         *((step, 2 * step) for step in range(5, 9)),

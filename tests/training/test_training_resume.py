@@ -169,6 +169,39 @@ def test_more_steps_continue_and_say_what_becomes_of_the_schedule(finished, corp
     assert th.metrics(finished)[4]["lr"] == pytest.approx(0.0055)
 
 
+def test_a_wsd_run_is_extended_from_the_end_of_its_stable_part(tmp_path, corpus, cache, monkeypatch, capsys):
+    """As if it had been longer all along; its checkpoint stays though `keep` is long over."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    options = {"optim__schedule": "wsd", "optim__decay_ratio": 0.5, "save_every": 1, "keep": 1}
+    run, longer = tmp_path / "run", tmp_path / "longer"
+    th.run_here(*th.overrides(longer, corpus, steps=12, **options))
+    th.run_here(*th.overrides(run, corpus, steps=8, **options))
+    assert th.checkpoint_steps(run) == [4, 8] and th.checkpoint_steps(longer) == [6, 12]
+    capsys.readouterr()
+    interrupted = tmp_path / "from the decay"
+    shutil.copytree(run, interrupted)
+    th.run_here(*th.overrides(interrupted, corpus, steps=12, **options))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "lr at step 8 goes from 0.001 to 0.0048" in said and "decay that began at step 4" in said
+    assert "stop and remove all of" in said and "after step 4, whose checkpoint was kept" in said
+    shutil.rmtree(run / "checkpoints" / "8")
+    th.run_here(*th.overrides(run, corpus, steps=12, **options))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "resumed from step 4" in said and "lr at step 4 stays 0.01" in said and "decay that" not in said
+    assert th.losses(run) == th.losses(longer)
+    th.assert_same_checkpoint(run, longer, 12)
+
+
+def test_a_warm_up_into_the_decay_is_said(tmp_path, corpus, cache, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    options = {"optim__schedule": "wsd", "optim__decay_ratio": 0.5, "steps": 4}
+    th.run_here(*th.overrides(tmp_path / "a", corpus, optim__warmup_steps=3, **options))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "begins at step 2 of 4, within the optim.warmup_steps=3: lr does not reach 0.01" in said
+    th.run_here(*th.overrides(tmp_path / "b", corpus, optim__warmup_steps=2, **options))
+    assert "does not reach" not in capsys.readouterr().out
+
+
 def test_fewer_steps_than_done_change_nothing(finished, corpus, capsys):
     before = th.listing(finished)
     th.run_here(*th.overrides(finished, corpus, steps=3, save_every=2))

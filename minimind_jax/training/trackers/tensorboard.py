@@ -15,6 +15,16 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from minimind_jax.training.trackers import TrackedRun
+
+
+def check() -> None:
+    """Nothing to log in to."""
+
+
+def start(run: TrackedRun) -> EventWriter:
+    return EventWriter(run.directory, run.resumed_at + 1)
+
 
 class EventWriter:
     """Appends to a new event file in `directory`; TensorBoard shows all files of a directory as one run.
