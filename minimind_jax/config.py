@@ -318,6 +318,11 @@ def token_cache(cache_dir: str) -> Path:
     return Path(cache_dir).expanduser() if cache_dir else cache_directory() / "tokens"
 
 
+def distributed_from_recipe(recipe: Mapping[str, Any]) -> DistributedConfig:
+    """The section `distributed` alone: it is needed before anything else is looked at."""
+    return build(DistributedConfig, recipe.get("distributed") or {}, "distributed")
+
+
 def from_recipe(
     recipe: Mapping[str, Any],
     user_set: Collection[str] = (),

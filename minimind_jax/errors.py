@@ -12,25 +12,33 @@ class UserError(Exception):
     """Says what is wrong, where (path, line, key) and how to mend it."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of a library says, without the pages that may follow."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """The line for stderr and the exit code of an error that is no bug of ours, else None."""
+    if isinstance(error, UserError):
+        return f"error: {error}", 1
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130  # 128 + SIGINT, as shells have it
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" while writing {error.filename}" if error.filename else ""
+        return f"error: the disk is full{where}: free some space, then run the same command again", 1
+    return None
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Wraps a command's `main`: prints a `UserError` as one line on stderr and exits with 1."""
+    """Wraps a command's `main`: prints an error that `explain` knows as one line on stderr, and exits."""
     try:
         yield
-    except UserError as e:
-        sys.exit(f"error: {e}")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)  # 128 + SIGINT, as shells have it
     except BrokenPipeError:
         sys.exit(1)
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (UserError, KeyboardInterrupt, OSError) as e:
+        explained = explain(e)
+        if explained is None:
             raise
-        where = f" while writing {e.filename}" if e.filename else ""
-        sys.exit(f"error: the disk is full{where}: free some space, then run the same command again")
+        print(explained[0], file=sys.stderr)
+        sys.exit(explained[1])

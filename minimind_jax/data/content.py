@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import time
 from array import array
 from collections.abc import Iterator
@@ -98,7 +99,7 @@ def remember_hash(path: Path, content_hash: str, before: os.stat_result, cache_d
         return
     note = _note_path(path, cache_dir)
     note.parent.mkdir(parents=True, exist_ok=True)
-    partial = note.with_name(f"{note.name}.{os.getpid()}")
+    partial = note.with_name(f"{note.name}.{secrets.token_hex(8)}")
     try:
         partial.write_text(json.dumps({**_identity(path, before), "content_hash": content_hash}), "utf-8")
         os.replace(partial, note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def cached_best_fit(lengths: np.ndarray, capacity: int, max_items: int, cache: P
         pass  # not there, or damaged: planned anew
     plan = best_fit(lengths, capacity, max_items)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npz")
+    partial = path.with_name(f"{path.stem}.{secrets.token_hex(8)}.tmp.npz")  # pids repeat on machines that share it
     try:
         np.savez(partial, order=plan.order, ends=plan.ends)
         os.replace(partial, path)

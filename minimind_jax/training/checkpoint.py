@@ -21,6 +21,7 @@ from flax import serialization
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
 
 from minimind_jax.errors import UserError, first_line
+from minimind_jax.training import processes
 from minimind_jax.training.step import TrainState
 from minimind_jax.workdir import Workdir
 
@@ -90,6 +91,14 @@ class Checkpointer:
         """Waits like `wait`, then ends Orbax's threads."""
         with _os_errors(self._workdir):
             self._manager.close()
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
+        # After an error, other processes do not take part in finishing a save: it would wait for them in vain.
+        if error is None or processes.count() == 1:
+            self.close()
 
 
 @contextlib.contextmanager

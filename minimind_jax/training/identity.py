@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from minimind_jax.config import Config
 from minimind_jax.errors import UserError
+from minimind_jax.training import processes
 from minimind_jax.workdir import Workdir, read_metrics
 
 
@@ -34,7 +33,7 @@ def identity(config: Config, data_fingerprint: str, tokenizer_fingerprint: str) 
     parts["init_from"] = str(Path(config.init_from).resolve()) if config.init_from else ""
     if config.optim.schedule != "wsd":
         del parts["optim"]["decay_ratio"]  # runs from before there was wsd do not know it either
-    return dict(_flatten(parts))
+    return dict(flatten(parts))
 
 
 def check_same_run(workdir: Workdir, wanted: dict[str, Any]) -> dict[str, Any] | None:
@@ -48,7 +47,7 @@ def check_same_run(workdir: Workdir, wanted: dict[str, Any]) -> dict[str, Any] |
     if not workdir.path.is_dir():
         raise UserError(f"workdir {workdir.path} is a file: choose another with --config.workdir=DIR")
     if not workdir.config.exists():
-        killed_at_once = {workdir.lock, *workdir.path.glob("config.json.*.tmp")}
+        killed_at_once = {workdir.lock, *workdir.path.glob("config.json.*.tmp"), *workdir.path.glob(".shared-*")}
         if set(workdir.path.iterdir()) - killed_at_once:
             raise UserError(
                 f"workdir {workdir.path} is not empty and holds no run: choose another with --config.workdir=DIR"
@@ -74,8 +73,8 @@ def check_same_run(workdir: Workdir, wanted: dict[str, Any]) -> dict[str, Any] |
 
 @contextmanager
 def locked(workdir: Workdir) -> Iterator[None]:
-    """Keeps a second process out of the workdir; the lock ends with this process, however it ends."""
-    if jax.process_index():
+    """Keeps a second run out of the workdir; process 0 has the lock, which ends with it, however it ends."""
+    if not processes.first():
         yield
         return
     try:
@@ -102,9 +101,10 @@ def locked(workdir: Workdir) -> Iterator[None]:
         yield
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of nested dicts by dotted key."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

@@ -88,7 +88,7 @@ def compile_train_step(job: Job, state: TrainState, console: TrainingConsole) ->
     step = make_train_step(
         make_forward(config, compute_dtype(config), job.layout),
         job.objective,
-        make_optimizer(config.optim),
+        make_optimizer(config.optim, job.layout.by_layer),
         make_schedule(config.optim, job.total_steps),
         job.layout,
     )

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from minimind_jax.config import ModelConfig
@@ -100,6 +100,13 @@ class Layout:
             return mapped(params, batch, *others)
 
         return run
+
+    def by_layer(self, x: jax.Array) -> jax.Array:
+        """Outside of `run`: stacked matrices (L, in, out) with whole layers on a device, where fsdp divides them."""
+        fsdp = self.mesh.shape[FSDP]
+        if fsdp == 1 or len(x) % fsdp:
+            return x
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(FSDP)))
 
     def _sum(self, values: Any, axes: tuple[str, ...]) -> Any:
         axes = tuple(axis for axis in axes if self.mesh.shape[axis] > 1)  # XLA for the CPU would do sums over one

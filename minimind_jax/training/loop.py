@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 
+from minimind_jax.training import processes
 from minimind_jax.training.checkpoint import Checkpointer
 from minimind_jax.training.console import TrainingConsole
 from minimind_jax.training.feed import Feed
@@ -32,14 +33,15 @@ from minimind_jax.training.trackers import open_trackers
 def train(job: Job) -> None:
     """Trains up to `job.total_steps`, from the workdir's last checkpoint if it has one."""
     # Closed even when the run fails: a save under way is finished, not torn off. Until then signals are held off.
-    with _stop_signal() as stop, contextlib.closing(_open_checkpoints(job)) as checkpointer:
+    with _stop_signal() as stop, _open_checkpoints(job) as checkpointer:
         _train(job, checkpointer, stop)
 
 
-def _train(job: Job, checkpointer: Checkpointer, stop: threading.Event) -> None:
+def _train(job: Job, checkpointer: Checkpointer, stop: processes.Stop) -> None:
     config = job.config
-    start = checkpointer.latest_step() or 0
-    console = TrainingConsole(job.total_steps, start, quiet=jax.process_index() > 0)
+    start = processes.from_first(lambda: checkpointer.latest_step() or 0)
+    stop.start(start)
+    console = TrainingConsole(job.total_steps, start, quiet=not processes.first())
     announce(console, job)
     if start >= job.total_steps:
         console.say(
@@ -50,8 +52,9 @@ def _train(job: Job, checkpointer: Checkpointer, stop: threading.Event) -> None:
     state, meta = initial_state(job, checkpointer, start)
     if start:
         announce_resume(console, job, start)
-    metrics = _open_metrics(job, start, console) if jax.process_index() == 0 else None
+    metrics = _open_metrics(job, start, console) if processes.first() else None
     train_step = compile_train_step(job, state, console)
+    processes.barrier()  # compiling takes one longer than another, and collectives do not wait for ever
     validate = make_validation(job)
     if validate and start == 0:
         meta["before"] = validate(state["params"]) | answer_statistics(job, state["params"])
@@ -82,7 +85,7 @@ def _train(job: Job, checkpointer: Checkpointer, stop: threading.Event) -> None:
             if before_last:
                 log(*before_last, {})
             before_last = (step, numbers)
-            finished = step == job.total_steps or stop.is_set()
+            finished = stop.after(step) or step == job.total_steps
             evaluates = validate and config.eval_every and (step % config.eval_every == 0 or step == job.total_steps)
             saves = finished or step == stable or (config.save_every and step % config.save_every == 0)
             if evaluates or saves:
@@ -123,12 +126,12 @@ def _open_metrics(job: Job, start: int, console: TrainingConsole) -> MetricsLog:
 
 
 @contextlib.contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM and the first SIGINT set; a second SIGINT interrupts at once."""
-    stop, previous = threading.Event(), {}
+def _stop_signal() -> Iterator[processes.Stop]:
+    """A stop that SIGTERM and the first SIGINT request; a second SIGINT interrupts at once."""
+    stop, previous = processes.Stop(), {}
 
     def handler(number: int, _: Any) -> None:
-        stop.set()
+        stop.request()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     if threading.current_thread() is threading.main_thread():

@@ -20,6 +20,7 @@ from minimind_jax.data import RowSource
 from minimind_jax.errors import UserError
 from minimind_jax.model import param_partition_specs
 from minimind_jax.objectives import Batch
+from minimind_jax.training import processes
 from minimind_jax.training.layout import BATCH_AXES
 
 
@@ -51,7 +52,15 @@ def mesh_shape(config: MeshConfig, n_devices: int) -> tuple[int, int]:
 
 
 def check_divisible(config: Config, mesh: Mesh | AbstractMesh) -> None:
-    """Raises UserError unless every device gets whole rows of every micro-batch, and fsdp divides dim."""
+    """Raises UserError unless every device gets whole rows of every micro-batch, and fsdp divides dim.
+
+    Several processes must use all their devices: each takes part in everything.
+    """
+    if processes.count() > 1 and mesh.size != jax.device_count():
+        raise UserError(
+            f"mesh.data={mesh.shape['data']} x mesh.fsdp={mesh.shape['fsdp']} leaves devices out: the "
+            f"{processes.count()} processes have {jax.device_count()}, set mesh.data=-1 to use them all"
+        )
     if config.batch_size % (mesh.size * config.accum_steps):
         raise UserError(
             f"batch_size={config.batch_size} is not divisible by {mesh.size} devices x accum_steps="

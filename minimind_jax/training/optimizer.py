@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -74,32 +75,42 @@ def orthogonalised(params: Params) -> Params:
     )
 
 
-def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
+Place = Callable[[jax.Array], jax.Array]  # says where on the mesh an array lies
+
+
+def make_optimizer(config: OptimConfig, by_layer: Place = lambda x: x) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), or Muon for the blocks' matrices beside it, up to lr.
 
     The train step scales the result by -lr, so that lr depends on the step alone, not on how many
     updates were skipped.
+
+    Args:
+      by_layer: places stacked matrices (L, in, out) so that a device has whole ones (`Layout.by_layer`): Muon
+        multiplies each with itself, over and over.
     """
     clip = optax.clip_by_global_norm(config.grad_clip) if config.grad_clip else optax.identity()
     direction = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=_ADAM_EPS)
     if config.name == "muon":
         labels = lambda params: jax.tree.map(lambda is_muons: "muon" if is_muons else "adam", orthogonalised(params))  # noqa: E731
-        direction = optax.partition({"muon": _scale_by_muon(), "adam": direction}, labels)
+        direction = optax.partition({"muon": _scale_by_muon(by_layer), "adam": direction}, labels)
     return optax.chain(clip, direction, optax.add_decayed_weights(config.weight_decay, mask=decayed))
 
 
-def _scale_by_muon() -> optax.GradientTransformation:
+def _scale_by_muon(by_layer: Place) -> optax.GradientTransformation:
     """Nesterov momentum, orthogonalised per layer (Jordan et al. 2024, github.com/KellerJordan/Muon).
 
     Leaves are (..., in, out): all axes but the last two are separate matrices.
     """
 
     def to_rms(update: jax.Array) -> jax.Array:
-        return update * (_MUON_RMS * math.sqrt(max(update.shape[-2:])))
+        return by_layer(update * (_MUON_RMS * math.sqrt(max(update.shape[-2:]))))
 
     # Not optax.contrib.muon: its other half is AdamW with Nesterov momentum, and it wants lr.
     axes = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
     muon = optax.contrib.scale_by_muon(
         beta=_MUON_MOMENTUM, weight_dimension_numbers=lambda updates: jax.tree.map(lambda _: axes, updates)
     )
-    return optax.chain(muon, optax.stateless(lambda updates, _: jax.tree.map(to_rms, updates)))
+    placed = optax.GradientTransformation(
+        muon.init, lambda updates, *state: muon.update(jax.tree.map(by_layer, updates), *state)
+    )
+    return optax.chain(placed, optax.stateless(lambda updates, _: jax.tree.map(to_rms, updates)))

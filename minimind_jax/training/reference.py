@@ -1,6 +1,7 @@
 """DPO's reference: log-probabilities of all answers under the weights that training starts from.
 
-They never change, so they are computed once, before the first step, and no second model stays in memory.
+They never change, so they are computed once, before the first step, and no second model stays in memory. Of several
+processes all compute, process 0 alone looks at the cache and writes; the others read the workdir's copy.
 
     <cache_dir>/reference/<key>.npy          (n_rows, MAX_PAIRS, 2) float32, shared by all runs of this reference
     <cache_dir>/reference/<key>.partial.npy  NaN in rows that are not computed yet; continued after an interruption
@@ -31,9 +32,10 @@ from minimind_jax.errors import UserError
 from minimind_jax.model import Params
 from minimind_jax.objectives import Batch
 from minimind_jax.objectives.preference import sequence_logprobs
+from minimind_jax.training import processes
 from minimind_jax.training.job import Job
 from minimind_jax.training.layout import ROWS
-from minimind_jax.training.mesh import batch_sharding, put_rows, state_shardings
+from minimind_jax.training.mesh import batch_sharding, put_rows, replicated, state_shardings
 from minimind_jax.training.step import compute_dtype, make_forward
 
 _FLUSH_SECONDS = 10.0
@@ -52,7 +54,7 @@ def attach_reference(job: Job, begun: bool) -> None:
     @cache
     def weights() -> tuple[Params, str]:  # read where they are needed, and once
         params = workdirs.load_model(job.config.init_from).params
-        return params, _digest(params)
+        return params, digest(params)
 
     for rows in (job.rows, job.val_rows):
         if isinstance(rows, PairRows):
@@ -62,31 +64,34 @@ def attach_reference(job: Job, begun: bool) -> None:
 def _reference(job: Job, rows: PairRows, begun: bool, weights: Callable[[], tuple[Params, str]]) -> np.ndarray:
     """Log-probabilities (n_rows, MAX_PAIRS, 2) float32 by row of the plan; 0 = no pair."""
     own = job.workdir.path / "reference" / f"{rows.fingerprint[:32]}.npy"
-    if begun and (stored := _read(own, rows)) is not None:
-        return stored
-    params, digest = weights()
-    directory = token_cache(job.config.data.cache_dir) / "reference"
-    directory.mkdir(parents=True, exist_ok=True)
-    key = f"1 {digest} {rows.fingerprint} {compute_dtype(job.config).name}"
-    name = hashlib.sha256(key.encode()).hexdigest()[:32]
-    final = directory / f"{name}.npy"
-    with _locked(directory / f"{name}.lock"):
-        stored = _read(final, rows)
-        if stored is None:
-            _compute(job, rows, params, directory / f"{name}.partial.npy", final)
-            stored = _read(final, rows)
+    if not processes.from_first(lambda: begun and _read(own, rows) is not None):
+        params, name = weights()
+        key = f"1 {name} {rows.fingerprint} {compute_dtype(job.config).name}"
+        final = (
+            token_cache(job.config.data.cache_dir)
+            / "reference"
+            / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+        )
+        with _locked(final.with_suffix(".lock")):
+            if not processes.from_first(lambda: _read(final, rows) is not None):
+                _compute(job, rows, params, final)
+        if processes.first():
+            own.parent.mkdir(exist_ok=True)
+            shutil.copyfile(final, own.with_suffix(".tmp"))
+            os.replace(own.with_suffix(".tmp"), own)
+        processes.barrier()
+    stored = _read(own, rows)
     if stored is None:
-        raise UserError(f"{final} cannot be read back: is the disk of data.cache_dir sound?")
-    own.parent.mkdir(exist_ok=True)
-    shutil.copyfile(final, own.with_suffix(".tmp"))
-    os.replace(own.with_suffix(".tmp"), own)
+        raise UserError(f"{own} cannot be read back: are the disks of data.cache_dir and of the workdir sound?")
     return stored
 
 
-def _compute(job: Job, rows: PairRows, params: Params, partial: Path, final: Path) -> None:
+def _compute(job: Job, rows: PairRows, params: Params, final: Path) -> None:
     config, mesh = job.config, job.mesh
-    values = _open_partial(partial, rows)
-    missing = np.flatnonzero(np.isnan(values).any(axis=(1, 2)))
+    partial = final.with_suffix(".partial.npy")
+    values = _open_partial(partial, rows) if processes.first() else None
+    first_missing = processes.from_first(lambda: _first_missing(values))
+    missing = np.arange(first_missing, rows.rows_per_epoch)
     n = config.batch_size // config.accum_steps
     shardings = state_shardings(mesh, config.model, params)
     on_mesh = jax.tree.map(lambda p, s: jax.make_array_from_callback(p.shape, s, lambda i: p[i]), params, shardings)
@@ -96,7 +101,7 @@ def _compute(job: Job, rows: PairRows, params: Params, partial: Path, final: Pat
     def score_rows(params: Params, batch: Batch) -> jax.Array:
         return sequence_logprobs(forward, layout.gather_ends(params), jax.tree.map(lambda x: x[0], batch))
 
-    score = jax.jit(layout.run(score_rows, ROWS))
+    score = jax.jit(layout.run(score_rows, ROWS), out_shardings=replicated(mesh))
     progress = Progress("log-probabilities of the reference", len(missing))
     flushed = time.monotonic()
     for start in range(0, len(missing), n):
@@ -107,14 +112,24 @@ def _compute(job: Job, rows: PairRows, params: Params, partial: Path, final: Pat
         logps = np.asarray(score(on_mesh, batch), np.float32)[: len(chosen)]
         if not np.isfinite(logps).all():
             raise UserError(f"log-probabilities of {config.init_from} are not finite: its weights are broken")
-        values[chosen] = logps
         progress.update(start + len(chosen))
+        if values is None:
+            continue
+        values[chosen] = logps
         if time.monotonic() - flushed > _FLUSH_SECONDS:
             values.flush()
             flushed = time.monotonic()
-    values.flush()
     progress.close()
-    os.replace(partial, final)
+    if values is not None:
+        values.flush()
+        os.replace(partial, final)
+
+
+def _first_missing(values: np.ndarray | None) -> int:
+    """The first row that is not computed yet: rows are computed in their order."""
+    assert values is not None
+    gaps = np.flatnonzero(np.isnan(values).any(axis=(1, 2)))
+    return int(gaps[0]) if len(gaps) else len(values)
 
 
 def _open_partial(path: Path, rows: PairRows) -> np.memmap:
@@ -143,18 +158,22 @@ def _read(path: Path, rows: PairRows) -> np.ndarray | None:
     return values if whole else None
 
 
-def _digest(params: Params) -> str:
+def digest(params: Params) -> str:
     """Identifies weights by their content."""
-    digest = hashlib.blake2b(digest_size=16)
+    content = hashlib.blake2b(digest_size=16)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
-        digest.update(np.ascontiguousarray(leaf).data)
-    return digest.hexdigest()
+        content.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+        content.update(np.ascontiguousarray(leaf).data)
+    return content.hexdigest()
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process at a time fills a partial file; the kernel releases the lock when a process ends."""
+    """One run at a time fills a partial file; the kernel releases the lock when its process ends."""
+    if not processes.first():
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

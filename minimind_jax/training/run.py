@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 
 from minimind_jax import workdir as workdirs
-from minimind_jax.config import Config, from_recipe
+from minimind_jax.config import Config, distributed_from_recipe, from_recipe, token_cache
 from minimind_jax.data import open_rows
 from minimind_jax.data.rows import count_rows
 from minimind_jax.errors import UserError
@@ -18,12 +19,12 @@ from minimind_jax.long_context import trained_length
 from minimind_jax.model import pick_attention
 from minimind_jax.objectives import Objective, language_modelling, preference_optimization
 from minimind_jax.tokenizer import Tokenizer, load_tokenizer
-from minimind_jax.training import environment
-from minimind_jax.training.identity import check_same_run, identity, locked
+from minimind_jax.training import environment, processes
+from minimind_jax.training.identity import check_same_run, flatten, identity, locked
 from minimind_jax.training.job import Job, check_memory_error
 from minimind_jax.training.loop import train
 from minimind_jax.training.mesh import check_divisible, make_mesh
-from minimind_jax.training.reference import attach_reference
+from minimind_jax.training.reference import attach_reference, digest
 from minimind_jax.training.step import compute_dtype
 from minimind_jax.training.trackers import check_trackers
 from minimind_jax.workdir import TRAINED_KEY, Workdir
@@ -38,28 +39,45 @@ def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
 
     Raises UserError for whatever the user can mend, before anything is written.
     """
+    with processes.joined(distributed_from_recipe(recipe)):
+        _run(recipe, user_set)
+
+
+def _run(recipe: Mapping[str, Any], user_set: Collection[str]) -> None:
     # A run that has begun is complete in itself: its init_from may be gone by the time it is continued.
     workdir = Workdir(Path(recipe.get("workdir") or ""))
-    begun = bool(recipe.get("workdir")) and bool(workdir.steps())
+    begun = bool(recipe.get("workdir")) and processes.from_first(lambda: bool(workdir.steps()))
     source = str(workdir.path) if begun else recipe["init_from"]
     config = from_recipe(recipe, user_set, workdirs.model_config(source) if recipe["init_from"] else None)
+    processes.check_same(_decisive(config))
     environment.prepare(config)
-    if jax.process_index() == 0:  # the one that writes
+    if processes.first():  # the one that writes
         check_trackers(config.trackers)
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
-    pick_attention(config.attention, config.model, compute_dtype(config), packed=True)  # raises where it cannot be
+    # Raises where it cannot be. Processes on unlike cards must not build different programs.
+    attention = pick_attention(config.attention, config.model, compute_dtype(config), packed=True)
+    processes.check_same({"attention": attention.name})
     tokenizer = open_tokenizer(config, source)
-    rows, val_rows = open_rows(config, tokenizer)
+    with processes.first_alone(token_cache(config.data.cache_dir)):
+        rows, val_rows = open_rows(config, tokenizer)
     total_rows = count_rows(config.epochs, rows.rows_per_epoch)
     total_steps = config.steps or math.ceil(total_rows / config.batch_size)
 
     own_identity = identity(config, rows.fingerprint, tokenizer.fingerprint)
-    check_same_run(workdir, own_identity)  # before the lock creates anything
+    processes.check_same(own_identity)
+    processes.from_first(lambda: check_same_run(workdir, own_identity))  # before the lock creates anything
     if config.init_from and not begun:
-        workdirs.load_model(config.init_from)  # weights that cannot be read stop the run here
+        weights = workdirs.load_model(config.init_from).params  # what cannot be read stops the run here
+        if processes.count() > 1:
+            processes.check_same({"init_from.weights": digest(weights)})
     with locked(workdir):
-        before = check_same_run(workdir, own_identity)
+        before = processes.from_first(lambda: check_same_run(workdir, own_identity))
+        if not processes.share(workdir.path):
+            raise UserError(
+                f"workdir {workdir.path} is not the same directory for all processes: put it on a file system that "
+                "they share, the checkpoints are written by all of them"
+            )
         job = Job(
             config=config,
             mesh=mesh,
@@ -72,8 +90,8 @@ def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
             total_rows=None if config.steps else total_rows,
             total_steps_before=before["total_steps"] if before else total_steps,
         )
-        done = max(workdir.steps(), default=0)
-        if jax.process_index() == 0 and done < total_steps:
+        done = processes.from_first(lambda: max(workdir.steps(), default=0))
+        if processes.first() and done < total_steps:
             # config.json comes first: it tells the same command, after a kill, that the rest is its own.
             trained = trained_length(source) if config.init_from else 0
             notes = {
@@ -90,6 +108,14 @@ def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
             train(job)
         except jax.errors.JaxRuntimeError as e:
             raise check_memory_error(e) from e
+
+
+def _decisive(config: Config) -> dict[str, Any]:
+    """What all processes must be started with alike: everything but where each finds its data and keeps its cache."""
+    own = ("distributed.", "data.path", "data.val_path", "data.cache_dir", "data.num_workers")
+    recipe = {key: value for key, value in flatten(config.to_dict()) if not key.startswith(own)}
+    cache = {environment.CACHE_VARIABLE: os.environ.get(environment.CACHE_VARIABLE)}
+    return recipe | cache | {"jax": jax.__version__}
 
 
 def open_tokenizer(config: Config, source: str) -> Tokenizer:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import jax
+from jax.sharding import Mesh
 
 from minimind_jax.data import PairRows
 from minimind_jax.data.conversation import Conversation
 from minimind_jax.evaluation.answers import describe_answers
 from minimind_jax.inference import chat_prompt, generate
 from minimind_jax.model import Params
+from minimind_jax.training import processes
 from minimind_jax.training.console import TrainingConsole
 from minimind_jax.training.job import Job
+from minimind_jax.training.mesh import replicated
 from minimind_jax.training.metrics import MetricsLog
 from minimind_jax.training.step import compute_dtype
 
@@ -19,15 +25,19 @@ _ANSWERS, _ANSWER_TOKENS, _PROMPT_TOKENS = 32, 128, 512
 
 
 def show_samples(job: Job, params: Params, step: int, console: TrainingConsole, metrics: MetricsLog | None) -> None:
-    """Prints greedy continuations of `sample_prompts`, in chat stages answers to them; also to the trackers."""
+    """Prints greedy continuations of `sample_prompts`, in chat stages answers to them; also to the trackers.
+
+    Called by all processes; all but process 0 wait.
+    """
     prompts, tokenizer = job.config.sample_prompts, job.tokenizer
-    if not prompts or jax.process_count() > 1:  # several processes would have to sample in step
+    if not prompts:
         return
     ids = [_prompt_ids(job, prompt) for prompt in prompts]
     room = min(_NEW_TOKENS, job.config.model.max_seq_len - max(map(len, ids)))
     if room < 1:
         return
-    for prompt, tokens in zip(prompts, _generate(job, params, ids, room), strict=True):
+    continuations = _generate(job, params, ids, room)
+    for prompt, tokens in zip(prompts, continuations, strict=True) if continuations else ():
         text = tokenizer.decode(tokens)
         console.say(f"  {prompt!r} -> {text!r}")
         if metrics:
@@ -38,16 +48,19 @@ def answer_statistics(job: Job, params: Params) -> dict[str, float]:
     """Whether preferences ruin the language: statistics of sampled answers to up to 32 of the pairs' prompts.
 
     Returns: answers/repetition, answers/length and answers/unfinished (`describe_answers`), at temperature 0.8 and at
-    most 128 new tokens, always with the same random numbers; {} for stages without pairs.
+    most 128 new tokens, always with the same random numbers; {} for stages without pairs. Called by all processes; all
+    but process 0 wait, and have no answers to describe.
     """
     rows = job.val_rows or job.rows
-    if not isinstance(rows, PairRows) or jax.process_count() > 1:
+    if not isinstance(rows, PairRows):
         return {}
     room = min(_ANSWER_TOKENS, job.config.model.max_seq_len // 2)
     prompts = rows.prompts(_ANSWERS, min(_PROMPT_TOKENS, job.config.model.max_seq_len - room))
     if not prompts:
         return {}
     answers = _generate(job, params, prompts, room, temperature=0.8)
+    if not answers:
+        return {}
     return {f"answers/{name}": value for name, value in describe_answers(answers, room).items()}
 
 
@@ -60,12 +73,24 @@ def _prompt_ids(job: Job, prompt: str) -> list[int]:
 def _generate(
     job: Job, params: Params, prompts: list[list[int]], new_tokens: int, temperature: float = 0.0
 ) -> list[list[int]]:
-    return generate(
-        job.config.model,
-        params,
-        prompts,
-        max_new_tokens=new_tokens,
-        eos_id=job.tokenizer.eos_id,
-        temperature=temperature,
-        dtype=compute_dtype(job.config),
-    )
+    """Generates on one device of process 0, however the parameters are sharded; [] in the others."""
+    gather = _gather(job.mesh)
+    whole = jax.tree.map(lambda p: (p if p.is_fully_replicated else gather(p)).addressable_data(0), params)
+    tokens: list[list[int]] = []
+    if processes.first():
+        tokens = generate(
+            job.config.model,
+            whole,
+            prompts,
+            max_new_tokens=new_tokens,
+            eos_id=job.tokenizer.eos_id,
+            temperature=temperature,
+            dtype=compute_dtype(job.config),
+        )
+    processes.barrier()
+    return tokens
+
+
+@lru_cache(maxsize=1)
+def _gather(mesh: Mesh) -> Any:
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))

@@ -8,7 +8,7 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,13 @@ def run_here(*arguments: str) -> None:
     run(*load_recipe(["train.py", *arguments]))
 
 
-def start_command(cache: Path, *arguments: str, before: str = "", wrapper: Sequence[str] = ()) -> subprocess.Popen[str]:
+def start_command(
+    cache: Path,
+    *arguments: str,
+    before: str = "",
+    wrapper: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[str]:
     """`python train.py ARGUMENTS` in a process of its own.
 
     Args:
@@ -115,6 +121,7 @@ def start_command(cache: Path, *arguments: str, before: str = "", wrapper: Seque
       arguments: of train.py.
       before: Python code that the process runs first, for example `signal_at_line`'s.
       wrapper: a command that runs the command it is given.
+      environment: variables to add.
     """
     code = f"{before}\nimport train\ntrain.main()"
     return subprocess.Popen(
@@ -125,6 +132,7 @@ def start_command(cache: Path, *arguments: str, before: str = "", wrapper: Seque
             "PYTHONPATH": str(REPOSITORY),
             "XDG_CACHE_HOME": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            **(environment or {}),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -231,11 +239,14 @@ def checkpoint_steps(workdir: Path) -> list[int]:
 
 
 def checkpoint(workdir: Path, step: int) -> dict[str, np.ndarray]:
-    """All arrays of one checkpoint, parameters and optimiser, by path."""
+    """All arrays of one checkpoint, parameters and optimiser, by path; whatever devices and processes wrote it."""
     arrays = {}
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.PyTreeCheckpointer() as checkpointer:
         for item in ("params", "opt_state"):
-            tree = checkpointer.restore((workdir / "checkpoints" / str(step) / item).absolute())
+            where = (workdir / "checkpoints" / str(step) / item).absolute()
+            stored = checkpointer.metadata(where).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+            tree = checkpointer.restore(where, ocp.args.PyTreeRestore(restore_args=as_numpy))
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
                 arrays[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
     return arrays
