@@ -40,5 +40,8 @@ def user_errors() -> Iterator[None]:
         explained = explain(e)
         if explained is None:
             raise
-        print(explained[0], file=sys.stderr)
-        sys.exit(explained[1])
+        line, code = explained
+        if code == 1:
+            sys.exit(line)  # Python prints it on stderr
+        print(line, file=sys.stderr)
+        sys.exit(code)

@@ -9,6 +9,7 @@ import transformers
 from convert_helpers import LLAMA, QWEN3, edit_json
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers_versions import rope_of
 
 from minimind_jax import hf_format
 from minimind_jax.config import ModelConfig, RopeScaling
@@ -59,8 +60,8 @@ def test_transformers_reads_the_config_that_we_wrote(config, tmp_path):
     )
     assert (theirs.num_attention_heads, theirs.num_key_value_heads) == (config.n_heads, config.n_kv_heads)
     assert (theirs.num_hidden_layers, theirs.vocab_size) == (config.n_layers, config.vocab_size)
-    assert theirs.rope_parameters["rope_theta"] == config.rope_theta
-    assert theirs.rope_parameters.get("factor", 1.0) == config.rope_scaling.factor
+    assert rope_of(theirs)["rope_theta"] == config.rope_theta
+    assert rope_of(theirs).get("factor", 1.0) == config.rope_scaling.factor
     assert theirs.max_position_embeddings == config.max_seq_len
     assert (theirs.tie_word_embeddings, theirs.rms_norm_eps) == (config.tie_embeddings, config.norm_eps)
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (1, 2, 0)
@@ -75,7 +76,7 @@ def test_yarn_angles_equal_transformers(tmp_path):
     config = dataclasses.replace(QWEN3, rope_theta=1e6, head_dim=64, rope_scaling=RopeScaling("yarn", 8.0, 2048))
     hf_format.write_config(tmp_path, dataclasses.replace(config, max_seq_len=16384), dtype="float32", **IDS)
     theirs = transformers.AutoConfig.from_pretrained(tmp_path)
-    expected, scale = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["yarn"](theirs)
+    expected, scale = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["yarn"](theirs, "cpu")
     ours, our_scale = inverse_frequencies(config)
     np.testing.assert_allclose(ours, expected.numpy(), rtol=2e-6)
     assert our_scale == pytest.approx(scale, rel=1e-12)
@@ -99,7 +100,7 @@ def test_absent_keys_mean_what_transformers_means(cls, tmp_path):
     ours, theirs = hf_format.read_config(tmp_path), cls(**essential)
     assert (ours.head_dim, ours.n_kv_heads) == (theirs.head_dim, theirs.num_key_value_heads)
     assert (ours.max_seq_len, ours.norm_eps) == (theirs.max_position_embeddings, theirs.rms_norm_eps)
-    assert (ours.rope_theta, ours.tie_embeddings) == (theirs.rope_parameters["rope_theta"], theirs.tie_word_embeddings)
+    assert (ours.rope_theta, ours.tie_embeddings) == (rope_of(theirs)["rope_theta"], theirs.tie_word_embeddings)
 
 
 ROPE = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}

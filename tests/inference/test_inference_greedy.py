@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from transformers_versions import rope_arguments
 
 from minimind_jax.config import ModelConfig, RopeScaling
 from minimind_jax.inference import cache as kv
@@ -30,7 +31,7 @@ def transformers_model(config: ModelConfig):
     """A random model of transformers with weights large enough that its greedy text varies."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     name = "Qwen3" if config.qk_norm else "Llama"
-    rope = {"rope_type": "default"}
+    rope = None
     if config.rope_scaling.type == "yarn":
         original = config.rope_scaling.original_max_seq_len
         rope = {
@@ -44,8 +45,7 @@ def transformers_model(config: ModelConfig):
         head_dim=config.head_dim,
         intermediate_size=config.ffn_dim,
         vocab_size=config.vocab_size,
-        max_position_embeddings=config.max_seq_len,
-        rope_parameters={**rope, "rope_theta": config.rope_theta},
+        **rope_arguments(config.rope_theta, rope, config.max_seq_len),
         rms_norm_eps=config.norm_eps,
         tie_word_embeddings=config.tie_embeddings,
         initializer_range=0.3,

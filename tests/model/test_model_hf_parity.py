@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from transformers_versions import rope_arguments
 
 from minimind_jax import hf_format
 from minimind_jax.model import hidden_states, logits, xla_attention
@@ -51,10 +52,9 @@ def reference_model(case: Case, seed: int = 0):
         num_attention_heads=case.n_heads,
         num_key_value_heads=case.n_kv_heads,
         head_dim=case.head_dim,
-        max_position_embeddings=128,
         rms_norm_eps=1e-5,
         tie_word_embeddings=case.tied,
-        rope_parameters={"rope_theta": 1e4, **(case.yarn or {"rope_type": "default"})},
+        **rope_arguments(1e4, case.yarn, 128),
         attn_implementation="sdpa",
     )
     model = transformers.AutoModelForCausalLM.from_config(config).eval()

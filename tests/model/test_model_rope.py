@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from transformers_versions import rope_arguments
 
 from minimind_jax.config import ModelConfig, RopeScaling
 from minimind_jax.model.rope import apply_rope, inverse_frequencies, rope_tables
@@ -26,9 +27,9 @@ def config_with(scaling: RopeScaling, head_dim: int = 64, theta: float = 1e6) ->
 def transformers_rotary(config: ModelConfig):
     pytest.importorskip("torch")
     llama = pytest.importorskip("transformers.models.llama.modeling_llama")
-    parameters = {"rope_type": "default", "rope_theta": config.rope_theta}
+    scaling = None
     if config.rope_scaling.type == "yarn":
-        parameters |= {
+        scaling = {
             "rope_type": "yarn",
             "factor": config.rope_scaling.factor,
             "original_max_position_embeddings": config.rope_scaling.original_max_seq_len,
@@ -37,8 +38,7 @@ def transformers_rotary(config: ModelConfig):
         llama.LlamaConfig(
             hidden_size=config.dim,
             num_attention_heads=config.n_heads,
-            max_position_embeddings=config.max_seq_len,
-            rope_parameters=parameters,
+            **rope_arguments(config.rope_theta, scaling, config.max_seq_len),
         )
     )
 
