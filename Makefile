@@ -1,4 +1,5 @@
 # make quickstart   the whole job, small: data -> tokenizer -> pretraining -> SFT -> DPO -> answers -> export, on a laptop's CPU
+# make demo         a chat server with the quickstart's model
 # make test         the tests (a few minutes on two cores)
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +7,7 @@ PY := $(VENV)/bin/python
 QUICK := out/quickstart
 ASK := $(PY) evaluate.py --task questions --data $(QUICK)/data/questions.jsonl
 
-.PHONY: quickstart test test-slow test-lowest lint clean
+.PHONY: quickstart demo test test-slow test-lowest lint clean
 
 quickstart: $(VENV)/.run
 	$(PY) -m minimind_jax.data.generate --out $(QUICK)/data
@@ -22,6 +23,12 @@ quickstart: $(VENV)/.run
 	$(ASK) --model $(QUICK)/dpo
 	$(PY) -m convert.to_hf --model $(QUICK)/dpo --out $(QUICK)/dpo-hf --force
 	$(PY) -m convert.to_gguf --model $(QUICK)/dpo --out $(QUICK)/dpo.gguf --type q8_0 --force
+	@echo
+	@echo "chat with it:  $(PY) chat.py --model $(QUICK)/dpo"
+	@echo "or serve it:   $(PY) serve.py --model $(QUICK)/dpo    (make demo)"
+
+demo: $(VENV)/.run
+	$(PY) serve.py --model $(QUICK)/dpo
 
 test: $(VENV)/.test
 	$(PY) -m pytest -q

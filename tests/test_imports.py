@@ -12,6 +12,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 
+ENTRY_POINTS = ("train", "evaluate", "serve", "chat")
+
 # Room -> what it may import besides itself. The longest matching name is a module's room.
 ALLOWED = {
     "minimind_jax": set(),
@@ -29,6 +31,7 @@ ALLOWED = {
     "minimind_jax.workdir": {"hf_format", "model", "tokenizer", "config", "errors"},
     "minimind_jax.long_context": {"workdir", "config", "errors"},
     "minimind_jax.inference": {"workdir", "model", "tokenizer", "config", "errors"},
+    "minimind_jax.serving": {"inference", "workdir", "tokenizer", "config", "errors"},
     # Scores texts as training does: jsonl reading and the loss are shared, not copied.
     "minimind_jax.evaluation": {
         "workdir", "model", "tokenizer", "config", "errors", "data", "data.generate", "objectives", "inference",
@@ -41,6 +44,8 @@ ALLOWED = {
     "convert": {"workdir", "long_context", "model", "hf_format", "tokenizer", "config", "errors"},
     "train": {"recipe", "training", "errors"},
     "evaluate": {"evaluation", "workdir", "long_context", "errors"},
+    "serve": {"serving", "errors"},
+    "chat": {"serving", "errors"},
 }  # fmt: skip
 
 
@@ -69,7 +74,7 @@ def imported(source: str) -> Iterator[str]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        yield from (name for name in names if name.split(".")[0] in ("minimind_jax", "convert", "train", "evaluate"))
+        yield from (name for name in names if name.split(".")[0] in ("minimind_jax", *ENTRY_POINTS, "convert"))
 
 
 def forbidden(module: str, source: str) -> list[str]:
@@ -104,7 +109,7 @@ def test_importing_the_package_loads_no_other_framework_and_opens_no_device():
     code = """
 import sys
 import minimind_jax.inference, minimind_jax.evaluation, minimind_jax.training, convert.to_hf, convert.from_hf
-import convert.to_gguf, convert.to_torch, convert.from_torch
+import convert.to_gguf, convert.to_torch, convert.from_torch, minimind_jax.serving
 from jax._src import xla_bridge
 heavy = {"torch", "transformers", "tensorflow", "matplotlib", "tensorboard", "wandb", "swanlab"} & sys.modules.keys()
 print(sorted(heavy), xla_bridge.backends_are_initialized())

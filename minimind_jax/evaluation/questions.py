@@ -13,7 +13,7 @@ from typing import Any
 from minimind_jax.data.generate import LANGUAGES, is_correct, plain_prompt
 from minimind_jax.data.jsonl import BadLine, LineError, parse_object, read_jsonl
 from minimind_jax.errors import UserError
-from minimind_jax.inference import answer, generate_text
+from minimind_jax.inference import Options, answer, generate_text
 from minimind_jax.workdir import LoadedModel
 
 MAX_NEW_TOKENS = 24
@@ -94,15 +94,15 @@ def ask(model: LoadedModel, path: Path, *, plain: bool = False, max_new_tokens: 
     Raises:
       UserError: no such file, a line that is no question, no question at all, or what generation raises.
     """
-    questions = read_questions(path)
+    questions, options = read_questions(path), Options(max_new_tokens=max_new_tokens)
     if plain:
         prompts = [_plain(question) for question in questions]
         # The colon is left to the model: a tokenizer may join it with the answer's first character, and then a text
         # that ends in a colon is one that goes on with another answer.
-        texts = generate_text(model, [prompt[:-1] for prompt in prompts], max_new_tokens=max_new_tokens)
+        texts = generate_text(model, [prompt[:-1] for prompt in prompts], options)
         replies = [text.removeprefix(prompt[-1]) for prompt, text in zip(prompts, texts, strict=True)]
         return score_replies(questions, [reply.split("\n")[0] for reply in replies])
-    replies = answer(model.config, model.params, model.tokenizer, questions, max_new_tokens=max_new_tokens)
+    replies = answer(model.config, model.params, model.tokenizer, questions, options)
     return score_replies(questions, replies)
 
 

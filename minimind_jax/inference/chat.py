@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from minimind_jax.config import ModelConfig
 from minimind_jax.inference.generate import generate
+from minimind_jax.inference.options import Options
 from minimind_jax.model import Params
 from minimind_jax.tokenizer import Tokenizer
 
@@ -43,12 +44,8 @@ def answer(
     params: Params,
     tokenizer: Tokenizer,
     chats: Sequence[Chat],
+    options: Options,
     *,
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
     enable_thinking: bool = False,
     dtype: jnp.dtype = jnp.float32,
 ) -> list[str]:
@@ -56,16 +53,6 @@ def answer(
 
     Options and errors are those of `generate` (prompt i is conversation i) and `chat_prompt`.
     """
-    new_tokens = generate(
-        config,
-        params,
-        [chat_prompt(tokenizer, chat, enable_thinking) for chat in chats],
-        max_new_tokens=max_new_tokens,
-        eos_id=tokenizer.eos_id,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        dtype=dtype,
-    )
+    prompts = [chat_prompt(tokenizer, chat, enable_thinking) for chat in chats]
+    new_tokens = generate(config, params, prompts, options, eos_id=tokenizer.eos_id, dtype=dtype)
     return [tokenizer.decode(ids) for ids in new_tokens]

@@ -2,25 +2,28 @@
 
 Prompts of different lengths are padded on the right, so a token's slot in the cache is its position.
 Batch, prompt and cache sizes are powers of two: few programs are compiled, whatever is asked for. Many prompts go
-in groups, the long ones first, so that memory has a bound.
+in groups, the long ones first, so that memory has a bound. For requests that come and go: engine.py.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from numbers import Integral
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
-from minimind_jax.inference.cache import KVCache, append, decode_attention, from_prefill, grow, prefill_attention
-from minimind_jax.inference.sampling import Sampling, make_sampling, sample
-from minimind_jax.model import Params, hidden_states_with_cache, logits, pick_attention, xla_attention
+from minimind_jax.inference.cache import KVCache, from_prefill, grow, prefill_attention
+from minimind_jax.inference.decode import Rows, advance, make_rows
+from minimind_jax.inference.options import Options
+from minimind_jax.model import Params, hidden_states_with_cache, pick_attention, xla_attention
 from minimind_jax.model.attention import AttentionFn
 
 if TYPE_CHECKING:
@@ -32,93 +35,69 @@ _GROUP_SLOTS = 2**15  # of the cache, all rows of a group together; a longer pro
 
 
 class Decoding(NamedTuple):
-    """Sequences in progress. The cache is good for the positions before `lengths - 1`: the last token is read next."""
+    """Sequences in progress."""
 
     cache: KVCache
-    tokens: jax.Array  # (B, S) int32, prompt and what was generated
-    lengths: jax.Array  # (B,) int32, known tokens
-    limits: jax.Array  # (B,) int32, length at which a sequence is full
-    done: jax.Array  # (B,) bool
+    rows: Rows
+    texts: jax.Array  # (B, S) int32, prompt and what was generated
 
 
 def generate(
     config: ModelConfig,
     params: Params,
     prompts: Sequence[Sequence[int]],
+    options: Options,
     *,
-    max_new_tokens: int,
     eos_id: int,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
     dtype: jnp.dtype = jnp.float32,
+    mesh: Mesh | None = None,
 ) -> list[list[int]]:
     """Continues token sequences.
 
     Args:
       params: numpy or jax arrays, on one device or sharded.
       prompts: token ids, each of at least one token.
-      max_new_tokens: at most so many for each prompt.
-      eos_id: ends a sequence; an id that is no token, such as -1, lets all of them run to the end.
-      temperature: 0 = greedy, and then `top_k`, `top_p` and `seed` have no say.
-      top_k, top_p: tokens to draw from (0 and 1 = all), see `sampling.keep_top`.
-      seed: draws depend on (seed, index of the prompt, position) only, not on the other prompts.
+      options: for all of them. Draws depend on (seed, index of the prompt, position) only, not on the other prompts.
+        `stop` and log-probabilities are the engine's: they are refused here.
+      eos_id: ends a sequence.
       dtype: of activations, cache and the weights' working copy.
+      mesh: splits the prompts over all its devices, each with a whole copy of the weights.
 
     Returns: the new tokens of each prompt, without the end token.
 
     Raises:
-      UserError: an empty prompt, an id outside the vocabulary, more tokens than `config.max_seq_len`, or
-        sampling values that make no sense.
+      UserError: an empty prompt, an id outside the vocabulary, or more tokens than `config.max_seq_len`.
     """
-    _check(config, prompts, max_new_tokens)
-    params = jax.tree.map(jnp.asarray, params)
-    new_sampling = functools.partial(make_sampling, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    if options.stop or options.stop_token_ids or options.top_logprobs >= 0:
+        raise ValueError("batch generation knows no stop texts, stop tokens or log-probabilities: use the engine")
+    _check(config, prompts, options.max_new_tokens)
+    # Cast once, not in every step.
+    params = jax.tree.map(lambda p: jnp.asarray(p, dtype), params)
+    if mesh:
+        params = jax.device_put(params, NamedSharding(mesh, P()))
     new_tokens: list[list[int]] = [[]] * len(prompts)
-    for group in _groups([len(p) for p in prompts], max_new_tokens):
-        sampling = new_sampling(_bucket(len(group), 1), streams=group)
+    for group in _groups([len(p) for p in prompts], options.max_new_tokens, mesh.size if mesh else 1):
         members = [prompts[i] for i in group]
-        made = _generate_group(config, params, members, max_new_tokens, eos_id, sampling, dtype)
+        made = _generate_group(config, params, members, group, options, eos_id, dtype, mesh)
         for i, tokens in zip(group, made, strict=True):
             new_tokens[i] = tokens
     return new_tokens
 
 
 def generate_text(
-    model: LoadedModel,
-    prompts: Sequence[str],
-    *,
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    dtype: jnp.dtype = jnp.float32,
+    model: LoadedModel, prompts: Sequence[str], options: Options, dtype: jnp.dtype = jnp.float32
 ) -> list[str]:
     """Continues texts as in pretraining (bos + text): the new text of each, without special tokens.
 
     Options and errors are those of `generate`.
     """
     tokenizer = model.tokenizer
-    new_tokens = generate(
-        model.config,
-        model.params,
-        [[tokenizer.bos_id, *ids] for ids in tokenizer.encode_batch(list(prompts))],
-        max_new_tokens=max_new_tokens,
-        eos_id=tokenizer.eos_id,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        dtype=dtype,
-    )
+    ids = [[tokenizer.bos_id, *ids] for ids in tokenizer.encode_batch(list(prompts))]
+    new_tokens = generate(model.config, model.params, ids, options, eos_id=tokenizer.eos_id, dtype=dtype)
     return [tokenizer.decode(ids) for ids in new_tokens]
 
 
 def _check(config: ModelConfig, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    if not (isinstance(max_new_tokens, Integral) and max_new_tokens >= 1):
-        raise UserError(f"max_new_tokens={max_new_tokens!r} must be an integer of at least 1")
     for i, prompt in enumerate(prompts):
         if not len(prompt):
             raise UserError(f"prompt {i} is empty: give at least one token, such as the bos token")
@@ -132,11 +111,11 @@ def _check(config: ModelConfig, prompts: Sequence[Sequence[int]], max_new_tokens
                 raise UserError(f"prompt {i} holds the token {token}, but the vocabulary has {config.vocab_size}")
 
 
-def _groups(lengths: list[int], max_new_tokens: int) -> Iterator[list[int]]:
+def _groups(lengths: list[int], max_new_tokens: int, n_devices: int) -> Iterator[list[int]]:
     """Indices of the prompts that are generated together: of about one length, with a bounded number of slots."""
     rest = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     while rest:
-        n = max(1, _GROUP_SLOTS // _bucket(lengths[rest[0]] + max_new_tokens, _MIN_SLOTS))
+        n = n_devices * max(1, _GROUP_SLOTS // _bucket(lengths[rest[0]] + max_new_tokens, _MIN_SLOTS))
         yield rest[:n]
         rest = rest[n:]
 
@@ -145,33 +124,38 @@ def _generate_group(
     config: ModelConfig,
     params: Params,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
+    indices: Sequence[int],
+    options: Options,
     eos_id: int,
-    sampling: Sampling,
     dtype: jnp.dtype,
+    mesh: Mesh | None,
 ) -> list[list[int]]:
-    """The new tokens of each prompt; `sampling` has a row for each, and may have more."""
-    n_rows = len(sampling.top_k)
-    lengths = np.ones(n_rows, np.int32)  # rows that only fill the batch: one token, done from the start
-    lengths[: len(prompts)] = [len(p) for p in prompts]
-    limits = np.where(np.arange(n_rows) < len(prompts), lengths + max_new_tokens, lengths).astype(np.int32)
-    tokens = np.zeros((n_rows, _bucket(lengths.max(), _MIN_PROMPT)), np.int32)
-    for row, prompt in zip(tokens, prompts, strict=False):
+    """The new tokens of each prompt, which has the index `indices[i]` among all."""
+    n_devices = mesh.size if mesh else 1
+    n_rows = n_devices * _bucket(math.ceil(len(prompts) / n_devices), 1)
+    filling = n_rows - len(prompts)
+    prompts = [*prompts, *[[0]] * filling]
+    longest = max(map(len, prompts))
+    tokens = np.zeros((n_rows, _bucket(longest, _MIN_PROMPT)), np.int32)
+    for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
+    new_tokens = [options.max_new_tokens] * len(indices) + [0] * filling
+    rows = make_rows(prompts, new_tokens, options, eos_id, config.vocab_size, [*indices, *[0] * filling])
+    if mesh:
+        rows, tokens = jax.device_put((rows, tokens), NamedSharding(mesh, P(mesh.axis_names)))
 
-    n_slots = _bucket(lengths.max() + 1, _MIN_SLOTS)
     attention: AttentionFn = xla_attention
     if tokens.shape[1] >= _KERNEL_PROMPT:
         attention = pick_attention("auto", config, dtype, packed=False).attend
-    cache, texts = _prefill(config, params, tokens, lengths, n_slots, dtype, attention)
-    state = Decoding(cache, texts, jnp.array(lengths), jnp.array(limits), jnp.array(lengths >= limits))
+    n_slots = _bucket(longest + 1, _MIN_SLOTS)
+    state = _prefill(config, params, tokens, rows, n_slots, dtype, attention, mesh)
     while True:
-        state = _decode(config, params, state, eos_id, sampling, dtype)
-        if np.all(state.done):
+        state = _decode(config, params, state, mesh)
+        if not np.any(state.rows.active):
             break
         state = _grow(state)  # only as it fills up: each step reads every slot
-    rows, ends = np.asarray(state.tokens), np.asarray(state.lengths)
-    return [rows[i, len(p) : ends[i]].tolist() for i, p in enumerate(prompts)]
+    made, ends = np.asarray(state.texts), np.asarray(state.rows.positions) + 1
+    return [made[i, len(prompts[i]) : ends[i]].tolist() for i in range(len(indices))]
 
 
 def _bucket(n: int, least: int) -> int:
@@ -179,57 +163,68 @@ def _bucket(n: int, least: int) -> int:
     return max(least, 1 << (int(n) - 1).bit_length())
 
 
-@functools.partial(jax.jit, static_argnames=("config", "n_slots", "dtype", "attention"))
+def _on_each_device(f: Callable, mesh: Mesh | None, begins: bool = False) -> Callable:
+    """`f(params, state)` on every device of the mesh for its own rows; they exchange nothing.
+
+    Args:
+      begins: `state` is still (tokens, rows) and becomes a Decoding.
+    """
+    if mesh is None:
+        return f
+    rows = P(mesh.axis_names)
+    decoding: Any = Decoding(cache=P(None, mesh.axis_names), rows=rows, texts=rows)  # type: ignore[arg-type]
+    before = rows if begins else decoding
+    return jax.shard_map(f, mesh=mesh, in_specs=(P(), before), out_specs=decoding, check_vma=False)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "n_slots", "dtype", "attention", "mesh"))
 def _prefill(
     config: ModelConfig,
     params: Params,
     tokens: jax.Array,
-    lengths: jax.Array,
+    rows: Rows,
     n_slots: int,
     dtype: jnp.dtype,
     attention: AttentionFn,
-) -> tuple[KVCache, jax.Array]:
-    """Reads right-padded prompts `tokens` (B, T): their cache, and the tokens laid out likewise, (B, `n_slots`)."""
-    B, T = tokens.shape
-    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
-    attend = prefill_attention(lengths, T, attention)
-    _, (k, v) = hidden_states_with_cache(config, params, tokens, positions, None, attend, dtype)
-    return from_prefill(k, v, n_slots), jnp.pad(tokens, [(0, 0), (0, n_slots - T)])
-
-
-@functools.partial(jax.jit, static_argnames=("config", "dtype"), donate_argnames=("state",))
-def _decode(
-    config: ModelConfig, params: Params, state: Decoding, eos_id: int, sampling: Sampling, dtype: jnp.dtype
+    mesh: Mesh | None,
 ) -> Decoding:
-    """Generates until every sequence is done or one that is not has filled its slots."""
-    params = jax.tree.map(lambda x: x.astype(dtype), params)  # once, not at every step
-    rows = jnp.arange(state.lengths.shape[0])
+    """Reads right-padded prompts `tokens` (B, T), all but the last token of each, which the first step reads."""
+
+    def read(params: Params, tokens_and_rows: tuple[jax.Array, Rows]) -> Decoding:
+        tokens, rows = tokens_and_rows
+        B, T = tokens.shape
+        positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+        attend = prefill_attention(rows.positions, T, attention)
+        _, (k, v) = hidden_states_with_cache(config, params, tokens, positions, None, attend, dtype)
+        return Decoding(from_prefill(k, v, n_slots), rows, jnp.pad(tokens, [(0, 0), (0, n_slots - T)]))
+
+    return _on_each_device(read, mesh, begins=True)(params, (tokens, rows))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames=("state",))
+def _decode(config: ModelConfig, params: Params, state: Decoding, mesh: Mesh | None) -> Decoding:
+    """Generates until every sequence (of a device) is complete or one that is not has filled its slots."""
 
     def goes_on(state: Decoding) -> jax.Array:
-        return jnp.any(~state.done) & jnp.all(state.done | (state.lengths < state.cache.n_slots))
+        active, next_slot = state.rows.active, state.rows.positions + 1
+        return jnp.any(active) & jnp.all(~active | (next_slot < state.cache.n_slots))
 
-    def step(state: Decoding) -> Decoding:
-        positions = state.lengths - 1
-        last = jnp.take_along_axis(state.tokens, positions[:, None], axis=1)  # (B, 1)
-        hidden, (k, v) = hidden_states_with_cache(
-            config, params, last, positions[:, None], state.cache, decode_attention(positions), dtype
-        )
-        token = sample(logits(params, hidden[:, 0]), sampling, state.lengths)
-        ends = state.done | (token == eos_id)  # what is done runs idle, over and over at the same place
-        lengths = jnp.where(ends, state.lengths, state.lengths + 1)
-        return state._replace(
-            cache=append(state.cache, k, v, positions),
-            tokens=state.tokens.at[rows, state.lengths].set(token, mode="drop"),  # dropped: done, its slots all used
-            lengths=lengths,
-            done=ends | (lengths >= state.limits),
-        )
+    def run(params: Params, state: Decoding) -> Decoding:
+        numbers = jnp.arange(len(state.rows.tokens))
 
-    return jax.lax.while_loop(goes_on, step, state)
+        def step(state: Decoding) -> Decoding:
+            cache, rows, _, _ = advance(config, params, state.cache, state.rows)
+            # What is complete writes its last token once more.
+            return Decoding(cache, rows, state.texts.at[numbers, rows.positions].set(rows.tokens))
+
+        return jax.lax.while_loop(goes_on, step, state)
+
+    return _on_each_device(run, mesh)(params, state)
 
 
 @jax.jit
 def _grow(state: Decoding) -> Decoding:
     """Twice the slots."""
     n_slots = 2 * state.cache.n_slots
-    tokens = jnp.pad(state.tokens, [(0, 0), (0, n_slots - state.tokens.shape[1])])
-    return state._replace(cache=grow(state.cache, n_slots), tokens=tokens)
+    texts = jnp.pad(state.texts, [(0, 0), (0, n_slots - state.texts.shape[1])])
+    return state._replace(cache=grow(state.cache, n_slots), texts=texts)

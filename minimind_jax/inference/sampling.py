@@ -1,63 +1,60 @@
-"""Choosing the next token: greedy, or by temperature, top-k and top-p, each sequence with its own values."""
+"""Choosing the next token: greedy, or by temperature, top-k, top-p and min-p, each sequence with its own values."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from minimind_jax.errors import UserError
+from minimind_jax.inference.options import Options
 
 
 class Sampling(NamedTuple):
-    """One entry a sequence, traced: other values do not compile anew."""
+    """One entry a sequence, traced: other values do not compile anew. What they mean: options.py."""
 
     temperature: jax.Array  # (B,) float32, 0 = greedy
     top_k: jax.Array  # (B,) int32, 0 = all
     top_p: jax.Array  # (B,) float32 in (0, 1], 1 = all
+    min_p: jax.Array  # (B,) float32 in [0, 1], 0 = all
+    repetition_penalty: jax.Array  # (B,) float32, 1 = off
     key: jax.Array  # (B,) PRNG keys
 
 
-def make_sampling(
-    n_rows: int, *, temperature: float, top_k: int, top_p: float, seed: int, streams: Sequence[int] = ()
-) -> Sampling:
-    """The same values for `n_rows` sequences; row r's key depends on (seed, streams[r]) only, r where there is none.
-
-    Raises:
-      UserError: a value that makes no sense.
-    """
-    if not (isinstance(temperature, Real) and math.isfinite(temperature) and temperature >= 0):
-        raise UserError(f"temperature={temperature!r} must be a number of at least 0 (0 = greedy)")
-    if not (isinstance(top_k, Integral) and top_k >= 0):
-        raise UserError(f"top_k={top_k!r} must be an integer of at least 0 (0 = all tokens)")
-    if not (isinstance(top_p, Real) and 0 < top_p <= 1):
-        raise UserError(f"top_p={top_p!r} must be a number above 0 and at most 1 (1 = all tokens)")
-    if not (isinstance(seed, Integral) and 0 <= seed < 2**32):
-        raise UserError(f"seed={seed!r} must be an integer from 0 to {2**32 - 1}")
-    key = jax.random.key(jnp.uint32(seed))
-    streams = [*streams, *range(len(streams), n_rows)]
+def make_sampling(options: Options, streams: Sequence[int] | np.ndarray = (0,)) -> Sampling:
+    """The same values for all sequences; the key of sequence r depends on (seed, streams[r]) only."""
+    n, key = len(streams), jax.random.key(jnp.uint32(options.seed))
+    temperature = min(float(options.temperature), float(jnp.finfo(jnp.float32).max))
     return Sampling(
-        temperature=jnp.full(n_rows, min(float(temperature), float(jnp.finfo(jnp.float32).max)), jnp.float32),
-        top_k=jnp.full(n_rows, min(int(top_k), jnp.iinfo(jnp.int32).max), jnp.int32),
-        top_p=jnp.full(n_rows, top_p, jnp.float32),
+        temperature=jnp.full(n, temperature, jnp.float32),
+        top_k=jnp.full(n, options.top_k, jnp.int32),
+        top_p=jnp.full(n, options.top_p, jnp.float32),
+        min_p=jnp.full(n, options.min_p, jnp.float32),
+        repetition_penalty=jnp.full(n, options.repetition_penalty, jnp.float32),
         key=jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(streams, jnp.uint32)),
     )
 
 
-def sample(logits: jax.Array, sampling: Sampling, positions: jax.Array) -> jax.Array:
-    """The next tokens, int32 (B,), for logits (B, V). The noise depends on (row's key, position) only."""
+def sample(logits: jax.Array, sampling: Sampling, positions: jax.Array, seen: jax.Array) -> jax.Array:
+    """The next tokens, int32 (B,).
+
+    Args:
+      logits: (B, V).
+      positions: (B,) int32, of the tokens that are chosen: the noise depends on (a row's key, position) only.
+      seen: (B, V) bool, tokens that the repetition penalty makes less likely.
+    """
+    cuts = (sampling.top_k > 0) | (sampling.top_p < 1) | (sampling.min_p > 0)
 
     def draw(scaled: jax.Array) -> jax.Array:
-        is_cut = (sampling.top_k > 0) | (sampling.top_p < 1)
-        kept = jax.lax.cond(jnp.any(is_cut), keep_top, lambda x, *_: x, scaled, sampling.top_k, sampling.top_p)
+        kept = jax.lax.cond(jnp.any(cuts), keep_top, lambda x, _: x, scaled, sampling)
         keys = jax.vmap(jax.random.fold_in)(sampling.key, positions)
         drawn = jax.vmap(jax.random.categorical)(keys, kept)
         return jnp.where(sampling.temperature > 0, drawn, greedy)
 
+    penalised = jnp.any(sampling.repetition_penalty != 1)
+    logits = jax.lax.cond(penalised, _penalise, lambda x, *_: x, logits, sampling.repetition_penalty, seen)
     greedy = jnp.argmax(logits, axis=-1)
     # The largest logit moves to 0 first, so that no temperature overflows; the floor only keeps 0 / 0 away.
     floor = jnp.finfo(jnp.float32).tiny
@@ -66,18 +63,26 @@ def sample(logits: jax.Array, sampling: Sampling, positions: jax.Array) -> jax.A
     return tokens.astype(jnp.int32)
 
 
-def keep_top(logits: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
-    """Logits (B, V) with all but the kept tokens at -inf, transformers' order: top-k first, then top-p of the rest.
+def _penalise(logits: jax.Array, penalty: jax.Array, seen: jax.Array) -> jax.Array:
+    """Keskar et al. 2019 (arXiv:1909.05858), section 4.1, for logits of either sign as in transformers."""
+    penalty = penalty[:, None].astype(logits.dtype)
+    return jnp.where(seen, jnp.where(logits < 0, logits * penalty, logits / penalty), logits)
 
-    Top-k keeps the k largest; top-p the fewest that together reach the share `top_p`, never none. Tokens
-    exactly as likely as the last one kept stay as well, since nothing ranks them behind it.
+
+def keep_top(logits: jax.Array, sampling: Sampling) -> jax.Array:
+    """Logits (B, V) with all but the kept tokens at -inf, transformers' order: top-k, top-p of the rest, min-p.
+
+    Top-k keeps the k largest; top-p the fewest that together reach the share `top_p`, min-p those at least `min_p`
+    times as likely as the most likely one; none of them keeps none. Tokens exactly as likely as the last one kept
+    stay as well, since nothing ranks them behind it.
     """
+    top_k, top_p, min_p = (x[:, None] for x in (sampling.top_k, sampling.top_p, sampling.min_p))
     ranked = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)  # (B, V), descending
-    ranks = jnp.arange(logits.shape[-1])
-    k = jnp.where(top_k > 0, top_k, logits.shape[-1])
-    probs = jax.nn.softmax(jnp.where(ranks < k[:, None], ranked, -jnp.inf), axis=-1)
+    within_k = jnp.arange(logits.shape[-1]) < jnp.where(top_k > 0, top_k, logits.shape[-1])
+    probs = jax.nn.softmax(jnp.where(within_k, ranked, -jnp.inf), axis=-1)
     mass_before = jnp.cumsum(probs, axis=-1) - probs
-    within_p = (mass_before < top_p[:, None]) | (top_p[:, None] >= 1)  # a sum of all but the tail may round to 1
-    n_kept = jnp.sum(within_p & (ranks < k[:, None]), axis=-1)
+    within_p = (mass_before < top_p) | (top_p >= 1)  # a sum of all but the tail may round to 1
+    likely = probs >= min_p * probs[:, :1]
+    n_kept = jnp.sum(within_k & within_p & likely, axis=-1)
     threshold = jnp.take_along_axis(ranked, jnp.maximum(n_kept, 1)[:, None] - 1, axis=-1)
     return jnp.where(logits >= threshold, logits, -jnp.inf)

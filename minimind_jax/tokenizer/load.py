@@ -30,6 +30,11 @@ _FILES = (
     "tokenizer.model",
 )
 
+# GPT-2's byte-level BPE writes printable bytes as themselves, the others as the characters from U+0100 on.
+_PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+_OTHERS = sorted(set(range(256)) - set(_PRINTABLE))
+_BYTE_OF_SYMBOL = {chr(b): b for b in _PRINTABLE} | {chr(256 + i): b for i, b in enumerate(_OTHERS)}
+
 
 def load_tokenizer(path: str = "") -> Tokenizer:
     """The tokenizer in directory `path`; "" = the shipped one of 6,400 entries.
@@ -76,6 +81,10 @@ class Tokenizer:
         self._plain = _backend(path, spec | {"added_tokens": marked})
         self._plain.encode_special_tokens = True  # as ordinary text
         self._check_plain(spec, control)
+
+        self._added_ids = {token["id"] for token in added}
+        decoder = self._rendered.decoder
+        self._is_byte_level = decoder is not None and decoder.decode(["Ġa"]) == " a"
 
         config = self._read_config()
         self._special = _special_tokens(config)
@@ -124,6 +133,15 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`. Bytes that form no UTF-8 become U+FFFD; ids above the vocabulary give nothing."""
         return self._rendered.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """The bytes of a token, often a part of a character only; None if it is none of a byte-level tokenizer's."""
+        token = self._rendered.id_to_token(token_id) if token_id >= 0 else None
+        if token is None or not self._is_byte_level:
+            return None
+        if token_id in self._added_ids or not _BYTE_OF_SYMBOL.keys() >= set(token):
+            return token.encode()
+        return bytes(_BYTE_OF_SYMBOL[symbol] for symbol in token)
 
     def apply_chat_template(
         self,

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from minimind_jax.data import PairRows
 from minimind_jax.data.conversation import Conversation
 from minimind_jax.evaluation.answers import describe_answers
-from minimind_jax.inference import chat_prompt, generate
+from minimind_jax.inference import Options, chat_prompt, generate
 from minimind_jax.model import Params
 from minimind_jax.training import processes
 from minimind_jax.training.console import TrainingConsole
@@ -82,9 +82,8 @@ def _generate(
             job.config.model,
             whole,
             prompts,
-            max_new_tokens=new_tokens,
+            Options(max_new_tokens=new_tokens, temperature=temperature),
             eos_id=job.tokenizer.eos_id,
-            temperature=temperature,
             dtype=compute_dtype(job.config),
         )
     processes.barrier()

@@ -15,7 +15,7 @@ from llama_cpp_helpers import LLAMA3, llama_cpp, write_tokenizer
 
 from convert.ollama import modelfile
 from convert.to_gguf import export
-from minimind_jax.inference import generate
+from minimind_jax.inference import Options, generate
 from minimind_jax.model import hidden_states, logits, xla_attention
 from minimind_jax.tokenizer import load_tokenizer
 
@@ -151,7 +151,7 @@ def test_greedy_answers_and_probabilities_are_ours(name, tmp_path):
     model = lively(name)
     export(model, tmp_path / "model.gguf", "f32")
     prompts = prompts_of(model)
-    ours = generate(model.config, model.params, prompts, max_new_tokens=32, eos_id=model.tokenizer.eos_id)
+    ours = generate(model.config, model.params, prompts, Options(max_new_tokens=32), eos_id=model.tokenizer.eos_id)
     assert sum(len(set(tokens)) for tokens in ours) > 40  # or agreement would say little
     with llama_cpp(tmp_path / "model.gguf") as server:
         for prompt, expected in zip(prompts, ours, strict=True):

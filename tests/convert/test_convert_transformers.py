@@ -16,7 +16,7 @@ from convert.transformers_check import unavailable
 from minimind_jax import hf_format
 from minimind_jax.config import RopeScaling
 from minimind_jax.errors import UserError
-from minimind_jax.inference import generate
+from minimind_jax.inference import Options, generate
 from minimind_jax.tokenizer import load_tokenizer
 from minimind_jax.workdir import Workdir, load_model, save_imported
 
@@ -81,7 +81,7 @@ def test_greedy_generation_equals_transformers(config, tmp_path):
     theirs.generation_config.eos_token_id = None  # all run to the end
     encoded = model.tokenizer.encode_batch(PROMPTS)
     prompts = [ids[: min(map(len, encoded))] for ids in encoded]  # of one length: a batch without padding
-    ours = generate(config, model.params, prompts, max_new_tokens=64, eos_id=-1)
+    ours = generate(config, model.params, prompts, Options(max_new_tokens=64), eos_id=-1)
     ids = torch.tensor(prompts)
     made = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=64, do_sample=False)
     assert made[:, ids.shape[1] :].tolist() == ours

@@ -15,7 +15,7 @@ from minimind_jax.data.generate import records as generator
 from minimind_jax.errors import UserError
 from minimind_jax.evaluation import ask, questions, questions_table
 from minimind_jax.evaluation.questions import Count, read_questions, score_replies
-from minimind_jax.inference import generate_text
+from minimind_jax.inference import Options, generate_text
 from minimind_jax.model import abstract_params
 from minimind_jax.tokenizer import load_tokenizer
 from minimind_jax.workdir import LoadedModel
@@ -44,8 +44,9 @@ def records(path: Path) -> list[dict]:
 
 
 def test_replies_are_counted_by_family_and_language(file, model, monkeypatch):
-    def knows_units_and_chinese_spelling(config, params, tokenizer, chats, *, max_new_tokens):
-        assert (config, params, tokenizer, max_new_tokens) == (CONFIG, model.params, model.tokenizer, 24)
+    def knows_units_and_chinese_spelling(config, params, tokenizer, chats, options):
+        assert (config, params, tokenizer) == (CONFIG, model.params, model.tokenizer)
+        assert options == Options(max_new_tokens=24)
         assert [chat.messages for chat in chats] == [r["conversations"] for r in records(file)]
         known = {("units", "zh"), ("units", "en"), ("spelling", "zh")}
         return [f" {chat.gt[-1]}。\n" if (chat.family, chat.language) in known else "-" for chat in chats]
@@ -86,8 +87,8 @@ def test_plain_prompts_are_those_of_pretraining_documents():
 def test_plain_replies_are_one_line_after_the_colon(model, file, monkeypatch):
     asked = read_questions(file)
 
-    def completes(model, prompts, *, max_new_tokens):
-        assert (max_new_tokens, len(prompts)) == (9, N)
+    def completes(model, prompts, options):
+        assert (options, len(prompts)) == (Options(max_new_tokens=9), N)
         replies = []
         for question, prompt in zip(asked, prompts, strict=True):
             colon = plain_prompt(question.family, question.language, question.messages[0]["content"])
@@ -113,7 +114,7 @@ def test_a_random_model_answers_in_both_ways(model, file, plain):
     assert len(set(score.replies)) > 3
     if plain:
         prompt = plain_prompt("arithmetic", "zh", records(file)[0]["conversations"][0]["content"])
-        reply = generate_text(model, [prompt[:-1]], max_new_tokens=3)[0]
+        reply = generate_text(model, [prompt[:-1]], Options(max_new_tokens=3))[0]
         assert score.replies[0] == reply.removeprefix("：").split("\n")[0].strip()
 
 

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
-from minimind_jax.inference import answer, chat_prompt, generate
+from minimind_jax.inference import Options, answer, chat_prompt, generate
 from minimind_jax.model import abstract_params
 from minimind_jax.tokenizer import load_tokenizer
 
@@ -58,28 +58,28 @@ def test_prompts_are_those_of_transformers(thinking):
 @pytest.mark.parametrize("options", [{}, {"temperature": 2.0, "top_k": 50, "top_p": 0.9, "seed": 5}])
 def test_answers_continue_the_prompts(params, options):
     prompts = [chat_prompt(TOKENIZER, chat, enable_thinking=True) for chat in CHATS]
-    free = generate(CONFIG, params, prompts, max_new_tokens=12, eos_id=TOKENIZER.eos_id, **options)
-    texts = answer(CONFIG, params, TOKENIZER, CHATS, max_new_tokens=12, enable_thinking=True, **options)
+    free = generate(CONFIG, params, prompts, Options(max_new_tokens=12, **options), eos_id=TOKENIZER.eos_id)
+    texts = answer(CONFIG, params, TOKENIZER, CHATS, Options(max_new_tokens=12, **options), enable_thinking=True)
     assert texts == [TOKENIZER.decode(ids) for ids in free]
     assert len(set(texts)) == len(texts)  # not the same thing whatever was asked
     if not options:
-        assert answer(CONFIG, params, TOKENIZER, CHATS, max_new_tokens=12) != texts  # another prompt
+        assert answer(CONFIG, params, TOKENIZER, CHATS, Options(max_new_tokens=12)) != texts  # another prompt
 
 
 def test_an_answer_ends_before_its_end_token(params):
     prompt = chat_prompt(TOKENIZER, CHATS[0])
-    free = generate(CONFIG, params, [prompt], max_new_tokens=12, eos_id=-1)[0]
+    free = generate(CONFIG, params, [prompt], Options(max_new_tokens=12), eos_id=-1)[0]
     ended = load_tokenizer()
     ended.eos_id = free[5]
-    text = answer(CONFIG, params, ended, CHATS[:1], max_new_tokens=12)[0]
+    text = answer(CONFIG, params, ended, CHATS[:1], Options(max_new_tokens=12))[0]
     assert text == TOKENIZER.decode(free[: free.index(free[5])])
 
 
 def test_no_conversation(params):
-    assert answer(CONFIG, params, TOKENIZER, [], max_new_tokens=4) == []
+    assert answer(CONFIG, params, TOKENIZER, [], Options(max_new_tokens=4)) == []
 
 
 def test_a_prompt_that_is_too_long(params):
     long = Conversation([{"role": "user", "content": "word " * 600}])
     with pytest.raises(UserError, match=r"prompt 1 has \d+ tokens.* limit of 512"):
-        answer(CONFIG, params, TOKENIZER, [CHATS[0], long], max_new_tokens=4)
+        answer(CONFIG, params, TOKENIZER, [CHATS[0], long], Options(max_new_tokens=4))

@@ -9,8 +9,8 @@ import pytest
 from transformers_versions import rope_arguments
 
 from minimind_jax.config import ModelConfig, RopeScaling
+from minimind_jax.inference import Options, generate
 from minimind_jax.inference import cache as kv
-from minimind_jax.inference import generate
 from minimind_jax.model import abstract_params, hidden_states, hidden_states_with_cache, logits, xla_attention
 
 LENGTHS = (1, 5, 16, 30)
@@ -98,7 +98,7 @@ def our_params(config: ModelConfig, model) -> dict:
 def test_greedy_equals_transformers_token_by_token(kwargs):
     config = tiny_config(**kwargs)
     model, prompts, n_new = transformers_model(config), random_prompts(config), 40
-    ours = generate(config, our_params(config, model), prompts, max_new_tokens=n_new, eos_id=-1)
+    ours = generate(config, our_params(config, model), prompts, Options(max_new_tokens=n_new), eos_id=-1)
     torch = pytest.importorskip("torch")
     for prompt, tokens in zip(prompts, ours, strict=True):
         ids = torch.tensor([prompt])
@@ -118,22 +118,22 @@ def model():
 def test_mixed_batch_equals_each_alone(model):
     config, params = model
     prompts = random_prompts(config)
-    together = generate(config, params, prompts, max_new_tokens=30, eos_id=2)
+    together = generate(config, params, prompts, Options(max_new_tokens=30), eos_id=2)
     for i in (1, 3):  # of both prompt sizes
-        assert generate(config, params, prompts[i : i + 1], max_new_tokens=30, eos_id=2) == together[i : i + 1]
+        assert generate(config, params, prompts[i : i + 1], Options(max_new_tokens=30), eos_id=2) == together[i : i + 1]
 
 
 def test_growing_cache_changes_nothing(model, monkeypatch):
     config, params = model
     prompts = random_prompts(config)
-    at_once = generate(config, params, prompts, max_new_tokens=40, eos_id=-1)
+    at_once = generate(config, params, prompts, Options(max_new_tokens=40), eos_id=-1)
     assert [len(t) for t in at_once] == [40] * 4
     module = sys.modules[generate.__module__]
     monkeypatch.setattr(module, "_MIN_SLOTS", 16)  # the longest prompt takes 32 at once
     slots = []
     decode = module._decode
     monkeypatch.setattr(module, "_decode", lambda *a: slots.append(a[2].cache.n_slots) or decode(*a))
-    assert generate(config, params, prompts, max_new_tokens=40, eos_id=-1) == at_once
+    assert generate(config, params, prompts, Options(max_new_tokens=40), eos_id=-1) == at_once
     assert slots == [32, 64, 128]
 
 

@@ -1,4 +1,4 @@
-"""Sampling against an independent numpy reference of temperature, top-k and top-p."""
+"""Sampling against an independent numpy reference of temperature, top-k, top-p and min-p, and transformers' code."""
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +8,34 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minimind_jax.inference import sampling as module
-from minimind_jax.inference.sampling import make_sampling
+from minimind_jax.inference.options import Options
 
-sample, keep_top = jax.jit(module.sample), jax.jit(module.keep_top)
 V, N = 12, 20_000
 LOGITS = np.random.default_rng(3).normal(0, 1.5, V).astype(np.float32)
 
 
-def reference(logits: np.ndarray, temperature: float, top_k: int, top_p: float) -> np.ndarray:
+@jax.jit
+def sample(logits, sampling, positions, seen=None):
+    seen = jnp.zeros(logits.shape, bool) if seen is None else seen
+    return module.sample(logits, sampling, positions, seen)
+
+
+keep_top = jax.jit(module.keep_top)
+
+
+def make_sampling(n_rows: int, **options) -> module.Sampling:
+    return module.make_sampling(Options(**options), range(n_rows))
+
+
+def reference(logits: np.ndarray, temperature: float, top_k: int, top_p: float, min_p: float = 0.0) -> np.ndarray:
     """The distribution over tokens, float64, by walking down the ranking."""
     weights = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
     ranking = sorted(range(len(logits)), key=lambda i: -logits[i])[: top_k or None]
     total = sum(weights[i] for i in ranking)
     result, mass = np.zeros(len(logits)), 0.0
     for i in ranking:
+        if weights[i] < min_p * weights[ranking[0]]:
+            break
         result[i] = weights[i]
         mass += weights[i] / total
         if mass >= top_p:
@@ -30,14 +44,24 @@ def reference(logits: np.ndarray, temperature: float, top_k: int, top_p: float) 
 
 
 @pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p"),
-    [(1.0, 0, 1.0), (0.6, 0, 1.0), (2.5, 0, 1.0), (1.0, 3, 1.0), (1.3, 0, 0.8), (0.9, 5, 0.7), (1.0, 1, 1.0)],
+    ("temperature", "top_k", "top_p", "min_p"),
+    [
+        (1.0, 0, 1.0, 0.0),
+        (0.6, 0, 1.0, 0.0),
+        (2.5, 0, 1.0, 0.0),
+        (1.0, 3, 1.0, 0.0),
+        (1.3, 0, 0.8, 0.0),
+        (0.9, 5, 0.7, 0.0),
+        (1.0, 1, 1.0, 0.0),
+        (1.5, 0, 1.0, 0.2),
+        (1.0, 6, 0.9, 0.1),
+    ],
 )
-def test_frequencies(temperature, top_k, top_p):
-    sampling = make_sampling(N, temperature=temperature, top_k=top_k, top_p=top_p, seed=1)
+def test_frequencies(temperature, top_k, top_p, min_p):
+    sampling = make_sampling(N, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=1)
     drawn = sample(jnp.tile(LOGITS, (N, 1)), sampling, jnp.full(N, 9))
     counts = np.bincount(drawn, minlength=V)
-    expected = reference(LOGITS, temperature, top_k, top_p)
+    expected = reference(LOGITS, temperature, top_k, top_p, min_p)
     assert not counts[expected == 0].any()
     sigma = np.sqrt(N * expected * (1 - expected))
     assert (np.abs(counts - N * expected) <= 4.5 * sigma + 1e-6).all(), (counts, N * expected)
@@ -56,7 +80,7 @@ def test_support_is_the_reference_set(seed, top_k, top_p, spread):
     if top_p < 1:  # float32 cannot tell on which side of the edge a sum within its rounding falls
         nearby = [reference(logits, 1.0, top_k, top_p + e) > 0 for e in (-1e-6, 1e-6)]
         assume(all((n == expected).all() for n in nearby))
-    kept = np.asarray(keep_top(logits[None], np.asarray([top_k]), np.asarray([top_p], np.float32))[0])
+    kept = np.asarray(keep_top(logits[None], make_sampling(1, top_k=top_k, top_p=top_p))[0])
     np.testing.assert_array_equal(np.isfinite(kept), expected)
     np.testing.assert_array_equal(kept[np.isfinite(kept)], logits[np.isfinite(kept)])
 
@@ -64,7 +88,7 @@ def test_support_is_the_reference_set(seed, top_k, top_p, spread):
 def test_ties_at_the_edge_stay():
     logits = jnp.asarray([[0.0, 2.0, 1.0, 1.0, 1.0, -1.0]])
     for top_k, top_p in ((2, 1.0), (0, 0.6)):
-        kept = np.asarray(keep_top(logits, np.asarray([top_k]), np.asarray([top_p], np.float32)))
+        kept = np.asarray(keep_top(logits, make_sampling(1, top_k=top_k, top_p=top_p)))
         assert np.isfinite(kept)[0].tolist() == [False, True, True, True, True, False]
 
 
@@ -102,3 +126,41 @@ def test_draws_depend_on_seed_row_and_position_only():
     assert len(set(base)) > 4  # rows differ
     for other in (draws(8, 1, 5), draws(8, 0, 6), draws(8, 2**32 - 1, 5)):
         assert sum(a == b for a, b in zip(base, other, strict=True)) <= 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    temperature=st.sampled_from([0.3, 1.0, 2.0]),
+    top_k=st.integers(0, V),
+    top_p=st.sampled_from([0.3, 0.77, 1.0]),
+    min_p=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+    penalty=st.sampled_from([0.7, 1.0, 1.3]),
+)
+def test_cuts_and_penalty_are_those_of_transformers(seed, temperature, top_k, top_p, min_p, penalty):
+    torch, logits_process = pytest.importorskip("torch"), pytest.importorskip("transformers.generation.logits_process")
+    rng = np.random.default_rng(seed)
+    logits, text = rng.normal(0, 2, (1, V)).astype(np.float32), rng.integers(0, V, (1, 5))
+    scores, ids = torch.tensor(logits), torch.tensor(text)
+    steps = [
+        logits_process.RepetitionPenaltyLogitsProcessor(penalty),
+        logits_process.TemperatureLogitsWarper(temperature),
+        logits_process.TopKLogitsWarper(top_k) if top_k else None,
+        logits_process.TopPLogitsWarper(top_p) if top_p < 1 else None,
+        logits_process.MinPLogitsWarper(min_p) if min_p else None,
+    ]
+    for step in filter(None, steps):
+        scores = step(ids, scores)
+    seen = np.zeros((1, V), bool)
+    seen[0, text[0]] = True
+    options = Options(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=penalty, seed=seed
+    )
+    sampling = module.make_sampling(options)
+    penalised = module._penalise(jnp.asarray(logits), sampling.repetition_penalty, jnp.asarray(seen))
+    kept = np.asarray(keep_top(penalised / temperature, sampling))
+    theirs = scores.numpy()
+    np.testing.assert_array_equal(np.isfinite(kept), np.isfinite(theirs))
+    np.testing.assert_allclose(kept[np.isfinite(kept)], theirs[np.isfinite(theirs)], rtol=1e-5)
+    drawn = int(sample(jnp.asarray(logits), sampling, jnp.zeros(1, jnp.int32), jnp.asarray(seen))[0])
+    assert np.isfinite(theirs[0, drawn])

@@ -255,3 +255,21 @@ def test_a_broken_template_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}")
     with pytest.raises(UserError, match="is no Jinja template"):
         load_tokenizer(str(tmp_path)).apply_chat_template([{"role": "user", "content": "a"}])
+
+
+@settings(deadline=None)
+@given(text_strategy)
+def test_the_bytes_of_tokens_are_the_bytes_of_the_text(text: str) -> None:
+    parts = [SHIPPED.token_bytes(token) for token in SHIPPED.encode_rendered(text)]
+    assert b"".join(part for part in parts if part is not None) == text.encode()
+    assert None not in parts
+
+
+def test_tokens_that_have_no_bytes(tmp_path: Path) -> None:
+    assert SHIPPED.token_bytes(SHIPPED.eos_id) == b"<|im_end|>"
+    assert SHIPPED.token_bytes(-1) is None
+    assert SHIPPED.token_bytes(6400) is None
+    spec = json.loads((SHIPPED.path / "tokenizer.json").read_text())
+    SHIPPED.save(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec | {"decoder": {"type": "Fuse"}}))
+    assert load_tokenizer(str(tmp_path)).token_bytes(300) is None  # nobody says that its symbols are bytes

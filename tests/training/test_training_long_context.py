@@ -12,7 +12,7 @@ import training_helpers as th
 
 from convert.to_hf import export
 from minimind_jax.config import RopeScaling
-from minimind_jax.inference import generate
+from minimind_jax.inference import Options, generate
 from minimind_jax.long_context import trained_length
 from minimind_jax.workdir import load_model
 
@@ -74,7 +74,7 @@ def test_a_stretched_run_records_its_length_and_equals_transformers_beyond_the_o
     export(model, tmp_path / "hf")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     prompt = [1, *model.tokenizer.encode(json.loads(corpus.read_text("utf-8").splitlines()[0])["text"])][:90]
-    (ours,) = generate(model.config, model.params, [prompt], max_new_tokens=LONG - 90, eos_id=-1)
+    (ours,) = generate(model.config, model.params, [prompt], Options(max_new_tokens=LONG - 90), eos_id=-1)
     ids = torch.tensor([prompt])
     expected = theirs.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=LONG - 90, do_sample=False, eos_token_id=None

@@ -1,0 +1,388 @@
+"""Continuous batching: requests join and leave a running batch at any step.
+
+One thread owns the device. Each round it reads a piece of waiting prompts, dispatches one decode step for all running
+sequences and then, while the device computes, hands out the tokens of the step before. Batch and cache grow and
+shrink by powers of two, so few programs are compiled, whatever is asked for.
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from minimind_jax.config import ModelConfig
+from minimind_jax.errors import UserError
+from minimind_jax.inference import decode
+from minimind_jax.inference.cache import KVCache
+from minimind_jax.inference.options import Options
+from minimind_jax.inference.text_stream import TextStream
+from minimind_jax.model import Params
+from minimind_jax.tokenizer import Tokenizer
+
+_MIN_SLOTS, _MIN_PIECE, _PIECE = 256, 16, 512  # of the cache; of a prompt that is read at once
+_PATIENCE = 16  # rounds that a smaller batch must do before memory is moved to make it smaller
+
+
+class QueueFullError(Exception):
+    """More requests wait than the engine takes: try again later."""
+
+
+@dataclass(frozen=True)
+class Token:
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]  # (id, log-probability), most likely first
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one step adds to an answer. `finish_reason` ends it: stop, length, cancelled or error."""
+
+    text: str
+    tokens: tuple[Token, ...] = ()
+    finish_reason: str = ""
+    error: str = ""
+
+
+@dataclass(eq=False)
+class Request:
+    """One sequence on its way through the engine; made by `Engine.submit`."""
+
+    prompt: Sequence[int]
+    options: Options
+    on_piece: Callable[[Piece], None]  # called in the engine's thread: it must not block; an error cancels the request
+    max_new_tokens: int
+    stream: TextStream
+    submitted: float = field(default_factory=time.monotonic)
+    cancelled: bool = False
+    # The engine's own notes.
+    prompt_cache: KVCache | None = None
+    n_read: int = 0  # tokens of the prompt in `prompt_cache`
+    n_dispatched: int = 0  # steps in which it took part
+    n_new: int = 0  # tokens handed out
+    done: bool = False
+
+    def cancel(self) -> None:
+        """Frees its row at the next round; it ends with the reason "cancelled"."""
+        self.cancelled = True
+
+
+@dataclass
+class Statistics:
+    """Counters since the start."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    steps: int = 0
+    decode_seconds: float = 0.0
+    programs: set[tuple[Any, ...]] = field(default_factory=set)  # kinds and sizes of what was compiled
+
+
+class Engine:
+    """A model that answers many requests at once. A context manager: leaving it ends the thread.
+
+    Args:
+      params: numpy or jax arrays; kept on the device in `dtype`.
+      max_batch: sequences that are decoded together; more wait.
+      max_queue: requests that may wait; one more raises QueueFullError.
+      max_context: tokens of prompt and answer together; 0 = the model's limit.
+      max_slots: of the cache, rows times tokens, which bounds its memory: requests that would need more wait until
+        others have left. One alone always goes.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: Params,
+        tokenizer: Tokenizer,
+        *,
+        max_batch: int = 32,
+        max_queue: int = 256,
+        max_context: int = 0,
+        max_slots: int = 2**17,
+        dtype: jnp.dtype = jnp.float32,
+        on_compile: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self.max_context = min(max_context or config.max_seq_len, config.max_seq_len)
+        self.statistics = Statistics()
+        self._params = jax.tree.map(lambda p: jnp.asarray(p, dtype), params)
+        self._dtype, self._max_batch, self._max_queue = dtype, max_batch, max_queue
+        self._max_slots = max_slots
+        self._on_compile = on_compile
+        self._waiting: collections.deque[Request] = collections.deque()
+        self._rows: list[Request | None] = [None]
+        self._state = self._empty(1, _MIN_SLOTS)
+        self._in_flight: tuple[decode.Step, list[tuple[int, Request]]] | None = None
+        self._oversized = 0  # rounds in a row that a smaller batch could have done
+        self._wake = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, prompt: Sequence[int], options: Options, on_piece: Callable[[Piece], None]) -> Request:
+        """Puts a request in line and returns at once.
+
+        Args:
+          prompt: token ids.
+          on_piece: called with each new piece, in the engine's thread; the last one has a finish_reason.
+
+        Raises:
+          UserError: an empty prompt, an id outside the vocabulary, or no room for an answer.
+          QueueFullError: too many are waiting.
+        """
+        if not len(prompt):
+            raise UserError("the prompt is empty: give at least one token, such as the bos token")
+        if not all(0 <= token < self.config.vocab_size for token in prompt):
+            raise UserError(f"the prompt holds tokens outside the vocabulary of {self.config.vocab_size}")
+        room = self.max_context - len(prompt)
+        if room < 1:
+            raise UserError(
+                f"the prompt has {len(prompt)} tokens, the limit for prompt and answer together is {self.max_context}: "
+                "shorten it"
+            )
+        stream = TextStream(self.tokenizer, options.stop)
+        request = Request(prompt, options, on_piece, min(options.max_new_tokens, room), stream)
+        with self._wake:
+            if self._closed:
+                raise RuntimeError("the engine is closed")
+            if len(self._waiting) >= self._max_queue:
+                raise QueueFullError(f"{len(self._waiting)} requests are waiting: try again later")
+            self._waiting.append(request)
+            self._wake.notify()
+        return request
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are answered."""
+        return self._thread.is_alive() and not self._closed
+
+    @property
+    def n_running(self) -> int:
+        return sum(request is not None for request in self._rows)
+
+    @property
+    def n_waiting(self) -> int:
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """Ends the thread; what is unfinished ends as cancelled."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    # --- The thread -----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._closed or self._waiting or self.n_running or self._in_flight):
+                    self._wake.wait()
+                if self._closed:
+                    break
+            try:
+                self._round()
+            except Exception as e:  # one broken request must not end the others' server
+                self._fail(f"{type(e).__name__}: {e}")
+        self._end(lambda _: True, Piece("", finish_reason="cancelled"))
+
+    def _round(self) -> None:
+        self._drop_cancelled()
+        self._read_prompts()
+        before, self._in_flight = self._in_flight, None
+        if any(request and request.n_dispatched < request.max_new_tokens for request in self._rows):
+            self._fit()
+            self._in_flight = self._dispatch()
+        if before:
+            self._hand_out(*before)
+
+    def _drop_cancelled(self) -> None:
+        for request in [r for r in self._waiting if r.cancelled]:
+            with self._wake:
+                self._waiting.remove(request)
+            self._finish(request, Piece("", finish_reason="cancelled"))
+        for row, running in enumerate(self._rows):
+            if running and running.cancelled:
+                self._leave(row, Piece("", finish_reason="cancelled"))
+
+    def _read_prompts(self) -> None:
+        """Reads up to `_PIECE` tokens of waiting prompts, so that running sequences never wait for longer."""
+        budget = _PIECE
+        while self._waiting and budget > 0 and self.n_running < self._max_batch:
+            request = self._waiting[0]
+            if not self._has_room(request):
+                break
+            budget -= self._read_piece(request)
+            if request.n_read >= len(request.prompt) - 1:
+                self._join(request)
+                with self._wake:
+                    self._waiting.popleft()
+
+    def _has_room(self, request: Request) -> bool:
+        """Whether the cache stays within its bound even if all run to their limits."""
+        running = [r for r in self._rows if r]
+        longest = max(len(r.prompt) + r.max_new_tokens for r in [*running, request])
+        n_rows = _bucket(len(running) + 1, 1)
+        return not running or n_rows * _bucket(longest, _MIN_SLOTS) <= self._max_slots
+
+    def _read_piece(self, request: Request) -> int:
+        """All but the last token goes into the cache: that one is the first that a decode step reads."""
+        n_prompt = len(request.prompt) - 1
+        if request.prompt_cache is None:
+            n_slots = _bucket(n_prompt, _MIN_PIECE)
+            request.prompt_cache = decode.empty_cache(self.config, 1, n_slots, self._dtype)
+        if not n_prompt:
+            return 1
+        size = min(request.prompt_cache.n_slots, _PIECE)
+        tokens = np.zeros((1, size), np.int32)
+        piece = request.prompt[request.n_read : min(request.n_read + size, n_prompt)]
+        tokens[0, : len(piece)] = piece
+        self._compiling("prompt", size, request.prompt_cache.n_slots)
+        start = np.int32(request.n_read)
+        request.prompt_cache = decode.read_prompt(self.config, self._params, request.prompt_cache, tokens, start)
+        request.n_read += len(piece)
+        return size
+
+    def _join(self, request: Request) -> None:
+        assert request.prompt_cache is not None
+        n, options = len(request.prompt), request.options
+        needed = max(request.prompt_cache.n_slots, self._slots_needed(n + 1))
+        size = (len(self._rows), self._state[0].n_slots)
+        n_rows, n_slots = size[0] if None in self._rows else 2 * size[0], max(needed, size[1])
+        if n_rows * n_slots > self._max_slots:
+            n_rows, n_slots = min(n_rows, _bucket(self.n_running + 1, 1)), needed
+        if (n_rows, n_slots) != size:
+            self._resize(n_rows, n_slots)
+        row = self._rows.index(None)
+        new = decode.make_rows(
+            [request.prompt], [request.max_new_tokens], options, self.tokenizer.eos_id, self.config.vocab_size
+        )
+        self._compiling("join", len(self._rows), self._state[0].n_slots, request.prompt_cache.n_slots)
+        self._state = decode.admit(*self._state, request.prompt_cache, new, np.int32(row))
+        request.prompt_cache = None
+        self._rows[row] = request
+        self.statistics.requests += 1
+        self.statistics.prompt_tokens += n
+
+    def _fit(self) -> None:
+        """Grows the cache where the next step needs it, and shrinks the batch when it has been too large for long."""
+        n_slots, n_rows = self._slots_needed(), _bucket(self.n_running, 1)
+        size = (len(self._rows), self._state[0].n_slots)
+        self._oversized = self._oversized + 1 if (n_rows, n_slots) < size or n_slots < size[1] else 0
+        if n_slots > size[1]:
+            self._resize(size[0] if size[0] * n_slots <= self._max_slots else n_rows, n_slots)
+        elif self._oversized > _PATIENCE:
+            self._resize(n_rows, n_slots)
+            self._oversized = 0
+
+    def _slots_needed(self, least: int = 1) -> int:
+        """For the next step of all that run."""
+        used = [len(request.prompt) + request.n_dispatched + 1 for request in self._rows if request]
+        return _bucket(max([least, *used]), _MIN_SLOTS)
+
+    def _resize(self, n_rows: int, n_slots: int) -> None:
+        """Running sequences move to the front rows."""
+        order = sorted(range(len(self._rows)), key=lambda row: self._rows[row] is None)[:n_rows]
+        chosen = np.array([*order, *[0] * (n_rows - len(order))], np.int32)
+        self._compiling("resize", len(self._rows), self._state[0].n_slots, n_rows, n_slots)
+        self._state = decode.resize(*self._state, chosen, n_slots)
+        self._rows = [*(self._rows[row] for row in order), *[None] * (n_rows - len(order))]
+
+    def _dispatch(self) -> tuple[decode.Step, list[tuple[int, Request]]]:
+        self._compiling("decode", len(self._rows), self._state[0].n_slots)
+        cache, rows, step = decode.decode_step(self.config, self._params, *self._state)
+        self._state = (cache, rows)
+        taking_part = [(r, row) for row, r in enumerate(self._rows) if r and r.n_dispatched < r.max_new_tokens]
+        for request, _ in taking_part:
+            request.n_dispatched += 1
+        self.statistics.steps += 1
+        return step, [(row, request) for request, row in taking_part]
+
+    def _hand_out(self, step: decode.Step, taking_part: list[tuple[int, Request]]) -> None:
+        tokens, logprobs, top_ids, top_logprobs = jax.device_get(step)
+        for row, request in taking_part:
+            if request.done:
+                continue
+            token, options = int(tokens[row]), request.options
+            ends = (token == self.tokenizer.eos_id and not options.ignore_eos) or token in options.stop_token_ids
+            text, reported = "", tuple[Token, ...]()
+            if not ends:
+                request.n_new += 1
+                self.statistics.new_tokens += 1
+                text = request.stream.push(token)
+                n = max(options.top_logprobs, 0)
+                top = tuple(zip(top_ids[row, :n].tolist(), top_logprobs[row, :n].tolist(), strict=True))
+                reported = (Token(token, float(logprobs[row]), top),)
+            reason = "stop" if ends or request.stream.stopped else ""
+            if not reason and request.n_new == request.max_new_tokens:
+                reason = "length"
+            if reason:
+                text += request.stream.finish()
+                if request.stream.stopped:
+                    reason = "stop"
+                self._leave(self._rows.index(request), Piece(text, reported, reason))
+            else:
+                self._send(request, Piece(text, reported))
+
+    def _send(self, request: Request, piece: Piece) -> None:
+        try:
+            request.on_piece(piece)
+        except Exception:  # whoever asked is gone, and nobody else shall notice
+            request.cancel()
+
+    def _leave(self, row: int, last: Piece) -> None:
+        request = self._rows[row]
+        assert request
+        self._rows[row] = None
+        cache, rows = self._state
+        self._state = (cache, decode.halt(rows, np.int32(row)))
+        self._finish(request, last)
+
+    def _finish(self, request: Request, last: Piece) -> None:
+        request.done = True
+        request.prompt_cache = None
+        self._send(request, last)
+
+    def _fail(self, message: str) -> None:
+        """Ends what was under way, and begins anew with an empty batch; requests that were not begun stay in line."""
+        self._end(lambda request: request.prompt_cache is not None, Piece("", finish_reason="error", error=message))
+        self._in_flight, self._rows, self._state = None, [None], self._empty(1, _MIN_SLOTS)
+
+    def _end(self, which_waiting: Callable[[Request], bool], piece: Piece) -> None:
+        """Ends all running and some waiting requests."""
+        with self._wake:
+            ended = [request for request in self._waiting if which_waiting(request)]
+            self._waiting = collections.deque(request for request in self._waiting if not which_waiting(request))
+        for request in [*(r for r in self._rows if r), *ended]:
+            if not request.done:
+                self._finish(request, piece)
+
+    def _empty(self, n_rows: int, n_slots: int) -> tuple[KVCache, decode.Rows]:
+        rows = decode.make_rows([[0]] * n_rows, [0] * n_rows, Options(), -1, self.config.vocab_size, range(n_rows))
+        return decode.empty_cache(self.config, n_rows, n_slots, self._dtype), rows
+
+    def _compiling(self, *program: Any) -> None:
+        if program not in self.statistics.programs:
+            self.statistics.programs.add(program)
+            self._on_compile(f"compiling {program[0]} for {' x '.join(map(str, program[1:]))}")
+
+
+def _bucket(n: int, least: int) -> int:
+    """The least power of two that is >= n and >= `least` (itself one)."""
+    return max(least, 1 << (n - 1).bit_length()) if n > 0 else least

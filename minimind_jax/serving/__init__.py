@@ -1,0 +1,23 @@
+"""Chats with a model: over HTTP with OpenAI's API, and in the terminal."""
+
+from minimind_jax.inference.options import Options
+from minimind_jax.serving.app import create_app
+from minimind_jax.serving.dialogue import Dialogue
+from minimind_jax.serving.loading import add_model_arguments, open_engine
+from minimind_jax.serving.server import bind, exit_on_sigterm, serve
+from minimind_jax.serving.settings import Settings
+from minimind_jax.serving.terminal import Terminal, open_terminal
+
+__all__ = [
+    "Dialogue",
+    "Options",
+    "Settings",
+    "Terminal",
+    "add_model_arguments",
+    "bind",
+    "create_app",
+    "exit_on_sigterm",
+    "open_engine",
+    "open_terminal",
+    "serve",
+]

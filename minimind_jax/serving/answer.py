@@ -1,0 +1,87 @@
+"""What the two kinds of answers have in common: id, time, usage, and the chunks of a stream."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from minimind_jax.inference.engine import Piece
+from minimind_jax.inference.options import Options
+from minimind_jax.serving.errors import bad_request
+from minimind_jax.serving.requests import GenerationRequest
+from minimind_jax.serving.settings import Settings
+
+
+class Answer:
+    """An answer on its way. Kinds of answers give `choice_chunks` and `choices`.
+
+    Attributes:
+      sequences: prompt and options of every choice, in the order of their indices.
+    """
+
+    id_prefix: str
+    object: str
+    chunk_object: str
+
+    def __init__(
+        self, request: GenerationRequest, settings: Settings, prompts: Sequence[list[int]], options: Sequence[Options]
+    ) -> None:
+        self.stream = request.stream
+        self.sequences = [(prompt, option) for prompt in prompts for option in options]
+        self.n_prompt_tokens = sum(map(len, prompts))
+        self._include_usage = bool(request.stream_options and request.stream_options.include_usage)
+        self._n_new_tokens = 0
+        self._head = {"id": self.id_prefix + secrets.token_hex(12), "created": int(time.time()), "model": settings.name}
+
+    def push(self, index: int, piece: Piece) -> list[dict[str, Any]]:
+        """Takes a piece of choice `index`; the chunks that it gives a stream."""
+        self._n_new_tokens += len(piece.tokens)
+        return [self._chunk([choice]) for choice in self.choice_chunks(index, piece)]
+
+    def first_chunks(self) -> list[dict[str, Any]]:
+        return []
+
+    def last_chunks(self) -> list[dict[str, Any]]:
+        return [{**self._chunk([]), "usage": self._usage()}] if self._include_usage else []
+
+    def whole(self) -> dict[str, Any]:
+        return {**self._head, "object": self.object, "choices": self.choices(), "usage": self._usage()}
+
+    def choice_chunks(self, index: int, piece: Piece) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    def choices(self) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        chunk = {**self._head, "object": self.chunk_object, "choices": choices}
+        return {**chunk, "usage": None} if self._include_usage else chunk
+
+    def _usage(self) -> dict[str, int]:
+        total = self.n_prompt_tokens + self._n_new_tokens
+        return {
+            "prompt_tokens": self.n_prompt_tokens,
+            "completion_tokens": self._n_new_tokens,
+            "total_tokens": total,
+        }
+
+
+def new_tokens_limit(request: GenerationRequest, longest_prompt: int, max_context: int, settings: Settings) -> int:
+    """How many tokens an answer may have.
+
+    Raises:
+      ApiError: 400 context_length_exceeded, where the prompt, or with it what the request asks for, does not fit.
+    """
+    room, wanted = max_context - longest_prompt, request.new_tokens_limit
+    if room < (wanted or 1):
+        asked = f" and asks for {wanted} new ones" if wanted else ""
+        advice = "shorten the prompt" + (f" or ask for {room} at most" if wanted and room > 0 else "")
+        message = (
+            f"This model's maximum context length is {max_context} tokens, but the request has {longest_prompt} in its "
+            f"prompt{asked}: {advice}"
+        )
+        field = "messages" if "messages" in type(request).model_fields else "prompt"
+        raise bad_request(message, field, "context_length_exceeded")
+    return wanted or min(settings.max_tokens, room)

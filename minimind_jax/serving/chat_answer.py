@@ -1,0 +1,118 @@
+"""Answers of /v1/chat/completions."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from minimind_jax.inference.engine import Engine, Piece, Token
+from minimind_jax.serving.answer import Answer, new_tokens_limit
+from minimind_jax.serving.answer_parser import AnswerParser, Content, Part, Thought
+from minimind_jax.serving.conversation import Conversation, parse_messages, parse_tools, render
+from minimind_jax.serving.errors import bad_request
+from minimind_jax.serving.logprobs import chat_logprobs
+from minimind_jax.serving.requests import ChatRequest
+from minimind_jax.serving.settings import Settings
+from minimind_jax.tokenizer import Tokenizer
+
+
+class ChatAnswer(Answer):
+    """Thoughts, content and tool calls of each choice. Raises ApiError (400) for a request that cannot be answered."""
+
+    id_prefix, object, chunk_object = "chatcmpl-", "chat.completion", "chat.completion.chunk"
+
+    def __init__(self, request: ChatRequest, engine: Engine, settings: Settings) -> None:
+        if request.top_logprobs is not None and not request.logprobs:
+            raise bad_request("`top_logprobs` needs `logprobs`: true", "top_logprobs")
+        # Without a choice of tools the model is not told of any.
+        tools = parse_tools(request.tools) if request.tool_choice == "auto" else None
+        conversation = Conversation(parse_messages(request.messages), tools)
+        prompt = render(engine.tokenizer, conversation, request.thinking)
+        limit = new_tokens_limit(request, len(prompt.tokens), engine.max_context, settings)
+        top_logprobs = (request.top_logprobs or 0) if request.logprobs else -1
+        options = request.options(limit, settings.temperature, settings.top_p, top_logprobs)
+        super().__init__(request, settings, [prompt.tokens], options)
+        self._choices = [
+            _Choice(
+                engine.tokenizer,
+                AnswerParser(prompt.in_thought, with_tools=bool(tools)),
+                max_calls=None if request.parallel_tool_calls else 1,
+                with_logprobs=request.logprobs,
+            )
+            for _ in options
+        ]
+
+    def first_chunks(self) -> list[dict[str, Any]]:
+        first = {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+        return [self._chunk([{"index": index, **first}]) for index in range(len(self._choices))]
+
+    def choice_chunks(self, index: int, piece: Piece) -> list[dict[str, Any]]:
+        return [{"index": index, **chunk} for chunk in self._choices[index].push(piece)]
+
+    def choices(self) -> list[dict[str, Any]]:
+        return [{"index": index, **choice.whole()} for index, choice in enumerate(self._choices)]
+
+
+class _Choice:
+    def __init__(self, tokenizer: Tokenizer, parser: AnswerParser, max_calls: int | None, with_logprobs: bool) -> None:
+        self._tokenizer, self._parser, self._max_calls = tokenizer, parser, max_calls
+        self._with_logprobs = with_logprobs
+        self._tokens: list[Token] = []  # of which no chunk has told yet
+        self._thoughts: list[str] = []
+        self._content: list[str] = []
+        self._calls: list[dict[str, Any]] = []
+        self._logprobs: list[dict[str, Any]] = []
+        self._finish_reason: str | None = None
+
+    def push(self, piece: Piece) -> list[dict[str, Any]]:
+        self._tokens += piece.tokens
+        parts = self._parser.push(piece.text)
+        if piece.finish_reason:
+            parts += self._parser.finish()
+        deltas = [delta for part in parts if (delta := self._delta(part))]
+        if piece.finish_reason:
+            called = self._calls and piece.finish_reason == "stop"
+            self._finish_reason = "tool_calls" if called else piece.finish_reason
+            deltas.append({})
+        chunks: list[dict[str, Any]] = [{"delta": delta, "logprobs": None, "finish_reason": None} for delta in deltas]
+        if chunks:
+            chunks[0]["logprobs"] = self._take_logprobs()
+            chunks[-1]["finish_reason"] = self._finish_reason
+        return chunks
+
+    def whole(self) -> dict[str, Any]:
+        content = "".join(self._content)
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": content or (None if self._calls else ""),
+            "refusal": None,
+        }
+        if self._thoughts:
+            message["reasoning_content"] = "".join(self._thoughts)
+        if self._calls:
+            message["tool_calls"] = self._calls
+        logprobs = {"content": self._logprobs, "refusal": None} if self._with_logprobs else None
+        return {"message": message, "logprobs": logprobs, "finish_reason": self._finish_reason}
+
+    def _delta(self, part: Part) -> dict[str, Any]:
+        if isinstance(part, Thought):
+            self._thoughts.append(part.text)
+            return {"reasoning_content": part.text}
+        if isinstance(part, Content):
+            self._content.append(part.text)
+            return {"content": part.text}
+        index = len(self._calls)
+        if index == self._max_calls:
+            return {}
+        function = {"name": part.name, "arguments": part.arguments}
+        call = {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+        self._calls.append(call)
+        return {"tool_calls": [{"index": index, **call}]}
+
+    def _take_logprobs(self) -> dict[str, Any] | None:
+        if not self._with_logprobs:
+            return None
+        entries = chat_logprobs(self._tokenizer, self._tokens)
+        self._tokens = []
+        self._logprobs += entries
+        return {"content": entries, "refusal": None}

@@ -1,0 +1,63 @@
+"""From a directory to a running engine, for the server and the terminal chat alike."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from minimind_jax.errors import UserError
+from minimind_jax.inference.engine import Engine
+from minimind_jax.workdir import load_model
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="workdir or Hugging Face directory")
+    parser.add_argument("--step", type=int, help="checkpoint of the workdir; the last one if left out")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of weights, activations and cache (default: float32 on the CPU, bfloat16 elsewhere)",
+    )
+    parser.add_argument(
+        "--max-context", type=int, default=0, help="tokens of prompt and answer together (default: the model's limit)"
+    )
+
+
+@contextmanager
+def open_engine(
+    args: argparse.Namespace, log: Callable[[str], None], *, max_batch: int = 1, max_queue: int = 1
+) -> Iterator[Engine]:
+    """Loads the model that `add_model_arguments` names, and says what it is.
+
+    Raises:
+      UserError: there is no such model, or a size makes no sense.
+    """
+    for flag, value, least in (("context", args.max_context, 0), ("batch", max_batch, 1), ("queue", max_queue, 1)):
+        if value < least:
+            raise UserError(f"--max-{flag}={value} must be at least {least}")
+    model = load_model(args.model, args.step)
+    dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    engine = Engine(
+        model.config,
+        model.params,
+        model.tokenizer,
+        max_batch=max_batch,
+        max_queue=max_queue,
+        max_context=args.max_context,
+        dtype=jnp.dtype(dtype),
+        on_compile=log,
+    )
+    n_params = sum(np.size(p) for p in jax.tree.leaves(model.params))
+    step = f" at step {model.step}" if model.step else ""
+    device = jax.devices()[0]
+    log(
+        f"{args.model}{step}: {n_params / 1e6:.1f}M parameters in {dtype} on {device.device_kind} ({device.platform}), "
+        f"context {engine.max_context} tokens"
+    )
+    with engine:
+        yield engine

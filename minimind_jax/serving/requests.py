@@ -1,0 +1,232 @@
+"""Bodies of requests, checked: what may be asked, and what it means for the engine.
+
+Fields that nobody knows are ignored, as OpenAI's servers add some every month. Those that are known to change the
+answer and are not supported are refused, unless they hold the value that changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from minimind_jax.errors import UserError
+from minimind_jax.inference.options import Options
+from minimind_jax.serving.errors import ApiError, bad_request, from_user_error
+
+MAX_DEPTH = 64  # of nested lists and objects; rendering them recurses
+MAX_SEQUENCES = 128  # that one request may ask for
+
+# Unsupported field -> values with which it changes nothing.
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "audio": (),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "chat_template": (),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1,),
+    "logit_bias": ({},),
+    "min_tokens": (0,),
+    "modalities": (["text"],),
+    "presence_penalty": (0,),
+    "prompt_logprobs": (),
+    "response_format": ({"type": "text"},),
+    "skip_special_tokens": (True,),
+    "structured_outputs": (),
+    "suffix": ("",),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+    "web_search_options": (),
+}
+
+# What pydantic puts behind the name of a field that may be of several types.
+_TYPES = ("str", "int", "list[str]", "list[int]", "list[list[int]]")
+
+_Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    include_usage: bool = False
+
+
+class GenerationRequest(BaseModel):
+    """What both endpoints take. `None`: not given."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] = 1
+    max_tokens: _Count | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: str | list[str] = []
+    stop_token_ids: list[int] = []
+    ignore_eos: bool = False
+
+    @property
+    def new_tokens_limit(self) -> int | None:
+        return self.max_tokens
+
+    def options(self, max_new_tokens: int, temperature: float, top_p: float, top_logprobs: int) -> list[Options]:
+        """What each of the n answers to one prompt is generated with; they differ in their seeds.
+
+        Args:
+          temperature, top_p: of requests that name none.
+          top_logprobs: as in `Options`.
+
+        Raises:
+          ApiError: 400, a value that makes no sense.
+        """
+        seed = secrets.randbits(32) if self.seed is None else self.seed
+        try:
+            return [
+                Options(
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature if self.temperature is None else self.temperature,
+                    top_k=0 if self.top_k == -1 else self.top_k,  # vLLM's way to say all
+                    top_p=top_p if self.top_p is None else self.top_p,
+                    min_p=self.min_p,
+                    repetition_penalty=self.repetition_penalty,
+                    seed=(seed + i) % 2**32,
+                    stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop),
+                    stop_token_ids=tuple(self.stop_token_ids),
+                    ignore_eos=self.ignore_eos,
+                    top_logprobs=top_logprobs,
+                )
+                for i in range(self.n)
+            ]
+        except UserError as e:
+            raise from_user_error(e) from None
+
+
+class ChatTemplateKwargs(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    enable_thinking: bool | None = None
+    open_thinking: bool | None = None
+
+
+class ChatRequest(GenerationRequest):
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = []
+    tool_choice: Literal["auto", "none"] = "auto"
+    parallel_tool_calls: bool = True
+    logprobs: bool = False
+    top_logprobs: int | None = None
+    max_completion_tokens: _Count | None = None
+    chat_template_kwargs: ChatTemplateKwargs = ChatTemplateKwargs()
+    enable_thinking: bool | None = None
+    open_thinking: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] = "none"
+
+    @property
+    def new_tokens_limit(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def thinking(self) -> bool:
+        """The template's variables win over the same names beside them, these over `reasoning_effort`."""
+        for switches in (self.chat_template_kwargs, self):
+            given = [s for s in (switches.enable_thinking, switches.open_thinking) if s is not None]
+            if given:
+                return any(given)
+        return self.reasoning_effort not in ("none", "minimal")
+
+
+class CompletionRequest(GenerationRequest):
+    prompt: str | list[str] | list[int] | list[list[int]]
+    echo: bool = False
+    logprobs: int | None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Texts or token ids, one entry a prompt."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]
+        return list(self.prompt)  # type: ignore[arg-type]
+
+
+_Request = TypeVar("_Request", bound=GenerationRequest)
+
+
+def parse_body(body: bytes, kind: type[_Request]) -> _Request:
+    """A request's body. Raises ApiError (400), which names the field that is missing, wrong or not supported."""
+    fields = {key: value for key, value in _json_object(body).items() if value is not None}
+    for key, neutral in _UNSUPPORTED.items():
+        if key in fields and fields[key] not in neutral:
+            raise bad_request(f"`{key}` is not supported by this server: leave it away", key, "unsupported_parameter")
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as e:
+        raise _worst_error(e) from None
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse)
+    except UnicodeDecodeError as e:
+        raise bad_request(f"the body is not UTF-8 text (byte {e.start})") from None
+    except json.JSONDecodeError as e:
+        raise bad_request(f"the body is not JSON: {e.msg}, line {e.lineno} column {e.colno}") from None
+    except (ValueError, RecursionError) as e:
+        reason = "it is nested too deeply" if isinstance(e, RecursionError) else str(e)
+        raise bad_request(f"the body is not usable JSON: {reason}") from None
+    if not isinstance(value, dict):
+        raise bad_request("the body must be a JSON object")
+    for key, field in value.items():
+        _check(key, "a field's name")
+        _check(field, key)
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _check(value: Any, field: str, depth: int = 0) -> None:
+    """Refuses lone surrogates, which no UTF-8 text can hold, and what rendering could not recurse into."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise bad_request(f"`{field}` holds half of a \\u surrogate pair, which is no character", field) from None
+    elif isinstance(value, dict | list):
+        if depth > MAX_DEPTH:
+            raise bad_request(f"`{field}` is nested more than {MAX_DEPTH} levels deep", field)
+        for item in value:
+            _check(item, field, depth + 1)
+        if isinstance(value, dict):
+            for item in value.values():
+                _check(item, field, depth + 1)
+
+
+def _worst_error(error: ValidationError) -> ApiError:
+    """The error that lies deepest: of a field's possible types it is the one that fits best."""
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    worst = max(errors, key=lambda e: len(e["loc"]))
+    names = [part for part in worst["loc"] if part not in _TYPES]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in names).lstrip(".")
+    message = worst["msg"][:1].lower() + worst["msg"][1:]
+    return bad_request(f"`{field}`: {message}", field)

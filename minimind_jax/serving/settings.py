@@ -1,0 +1,33 @@
+"""What an operator decides about a server."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from minimind_jax.errors import UserError
+from minimind_jax.inference.options import Options
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Raises UserError for a value that makes no sense."""
+
+    name: str  # the model's, in requests and answers
+    max_tokens: int = 1024  # new tokens of a request that names no limit
+    temperature: float = 0.7  # of a request that names none
+    top_p: float = 0.9  # likewise
+    max_body: int = 4 * 2**20  # bytes
+    timeout: float = 600.0  # seconds from a request's first byte to the last of its answer
+    api_key: str = ""  # "" = anybody may ask
+    cors_origins: tuple[str, ...] = ()  # web pages that may ask, "*" = all
+
+    def __post_init__(self) -> None:
+        Options(max_new_tokens=1, temperature=self.temperature, top_p=self.top_p)
+        for flag, value in (("max-tokens", self.max_tokens), ("max-body", self.max_body)):
+            if value < 1:
+                raise UserError(f"--{flag}={value} must be at least 1")
+        if not 0 < self.timeout < math.inf:
+            raise UserError(f"--timeout={self.timeout:g} must be a number of seconds above 0")
+        if not self.api_key.isascii() or self.api_key != self.api_key.strip():
+            raise UserError("the API key must be ASCII without spaces around it, as it travels in an HTTP header")
