@@ -92,8 +92,16 @@ def test_a_scan_over_rematerialised_layers():
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def lowered(f, *arrays) -> str:
-    return jax.jit(f).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+A100 = jax.sharding.AbstractDevice("NVIDIA A100-SXM4-80GB", None, "gpu")
+
+
+ONE_GPU = jax.sharding.AbstractMesh((1,), ("one",), abstract_device=A100)
+
+
+def lowered(f, *arrays, mesh: jax.sharding.AbstractMesh = ONE_GPU) -> str:
+    # From jax 0.11 on, lowering for a GPU that is not there needs its name.
+    with jax.sharding.use_abstract_mesh(mesh):
+        return jax.jit(f).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
 
 
 def shapes(T: int, H: int, K: int, h: int, B: int = 8) -> list[jax.ShapeDtypeStruct]:
@@ -135,5 +143,6 @@ def test_on_a_mesh_each_device_keeps_to_its_rows():
     assert not re.search(collectives, run.lower(*placed).compile().as_text())
     for ours, theirs in zip(run(*placed), gradient(xla_attention)(*qkv, ids), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    text = lowered(on_mesh(triton_attention(64)), *shapes(512, 8, 2, 128))
+    mesh = jax.sharding.AbstractMesh((2, 2), ("data", "fsdp"), abstract_device=A100)
+    text = lowered(on_mesh(triton_attention(64)), *shapes(512, 8, 2, 128), mesh=mesh)
     assert "xla.gpu.triton" in text and not re.search(collectives, text)
