@@ -146,7 +146,9 @@ def check_logprobs(server, name, prompt, at_most, at_least=0.0):
     assert at_least <= error <= at_most
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "qwen3-tied-gqa" else pytest.mark.slow) for n in MODELS]
+)
 def test_greedy_answers_and_probabilities_are_ours(name, tmp_path):
     model = lively(name)
     export(model, tmp_path / "model.gguf", "f32")

@@ -155,6 +155,7 @@ def test_a_broken_models_perplexity_does_not_overflow():
     assert score.loss == 1e6 and math.isfinite(score.perplexity)
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_the_table(model, hf, tmp_path):
     data, out = write(tmp_path / "data.jsonl", [{"text": text} for text in TEXTS]), tmp_path / "out.json"
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}

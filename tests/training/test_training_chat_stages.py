@@ -107,7 +107,7 @@ def test_a_killed_run_continues_bit_for_bit(
     th.assert_same_checkpoint(tmp_path / "run", uninterrupted[stage], 12)
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize("stage", ["sft", pytest.param("dpo", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("devices", "accum_steps"),
     [

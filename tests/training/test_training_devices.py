@@ -145,6 +145,7 @@ def test_resume_on_another_mesh(train, tmp_path, corpus, monkeypatch, capsys, th
     np.testing.assert_allclose(halves, whole, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_device_exports_what_eight_have_sharded(tmp_path, corpus, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent / "cache"))
     layout = {"mesh__data": 2, "mesh__fsdp": 4, "batch_size": 8}

@@ -47,6 +47,7 @@ def longer(workdir: Path, corpus: Path, source: Path, **changes) -> list[str]:
     return th.overrides(workdir, corpus, **(values | changes))
 
 
+@pytest.mark.slow
 def test_a_stretched_run_records_its_length_and_equals_transformers_beyond_the_original(
     corpus: Path, short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

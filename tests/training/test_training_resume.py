@@ -169,6 +169,7 @@ def test_more_steps_continue_and_say_what_becomes_of_the_schedule(finished, corp
     assert th.metrics(finished)[4]["lr"] == pytest.approx(0.0055)
 
 
+@pytest.mark.slow
 def test_a_wsd_run_is_extended_from_the_end_of_its_stable_part(tmp_path, corpus, cache, monkeypatch, capsys):
     """As if it had been longer all along; its checkpoint stays though `keep` is long over."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
