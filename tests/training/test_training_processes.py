@@ -71,6 +71,15 @@ def without_rates(workdir: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k not in timed} for line in th.metrics(workdir)]
 
 
+def assert_equal_but_for_rounding(workdir: Path, alone: Path, step: int) -> None:
+    for line, expected in zip(without_rates(workdir), without_rates(alone), strict=True):
+        assert line == pytest.approx(expected, rel=1e-5, abs=1e-6)  # rewards are small differences of large sums
+    ours, theirs = th.checkpoint(workdir, step), th.checkpoint(alone, step)
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_allclose(array, theirs[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
 def test_two_processes_train_the_run_of_one(tmp_path, corpus, cache, one_process):
     """Rows, metrics, validation and checkpoint; only process 0 speaks; one process reads what both wrote."""
     values = {"mesh__data": -1, "eval_every": 6, "data__val_fraction": 0.1}
@@ -116,12 +125,7 @@ def test_sharded_parameters(tmp_path, corpus, cache, one_process, devices, layou
         assert without_rates(workdir) == without_rates(alone)
         th.assert_same_checkpoint(workdir, alone, STEPS)
     else:  # gloo adds the sums of two processes, one process adds those of four devices: float32 rounding
-        for line, expected in zip(without_rates(workdir), without_rates(alone), strict=True):
-            assert line == pytest.approx(expected, rel=1e-5)
-        ours, theirs = th.checkpoint(workdir, STEPS), th.checkpoint(alone, STEPS)
-        assert ours.keys() == theirs.keys()
-        for name, array in ours.items():
-            np.testing.assert_allclose(array, theirs[name], rtol=1e-3, atol=1e-5, err_msg=name)
+        assert_equal_but_for_rounding(workdir, alone, STEPS)
 
 
 @pytest.mark.slow
@@ -138,8 +142,8 @@ def test_chat_stages(tmp_path, cache, one_process, own_caches):
         workdir = tmp_path / recipe
         said = ph.succeed(ph.start(cache, th.overrides(workdir, data, recipe, **values), own=caches))
         alone = one_process(data=data, recipe=recipe, **values | {"mesh__data": 2})
-        assert without_rates(workdir) == without_rates(alone)
-        th.assert_same_checkpoint(workdir, alone, 6)
+        # Compiled for two processes, the gradients' norm may come out with another last bit.
+        assert_equal_but_for_rounding(workdir, alone, 6)
         assert any("before training" in line for line in said)
         return workdir
 
