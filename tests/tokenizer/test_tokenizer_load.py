@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, processors
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from minimind_jax.errors import UserError
 from minimind_jax.tokenizer import load_tokenizer
@@ -199,7 +199,7 @@ def test_named_templates(tmp_path: Path) -> None:
     templates = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "{{ tools | tojson }}"}]
     config = {"eos_token": "[END]", "chat_template": templates}
     tokenizer = load_tokenizer(str(write_foreign(tmp_path, config)))
-    hf = AutoTokenizer.from_pretrained(str(tmp_path), tokenizer_type=None)
+    hf = PreTrainedTokenizerFast.from_pretrained(str(tmp_path))
     for tools in (None, [{"name": "f"}]):
         conversation = [{"role": "user", "content": "a"}]
         ours = tokenizer.apply_chat_template(conversation, tools=tools)
