@@ -14,16 +14,17 @@ blank line; earlier turns have neither thoughts nor a block.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from minimind_jax.data.conversation import Conversation, Pair
 from minimind_jax.data.jsonl import DroppedLineError, LineError
 from minimind_jax.errors import UserError
+from minimind_jax.tokenizer.chat import has_thoughts, with_empty_thoughts
 
 if TYPE_CHECKING:
     from minimind_jax.tokenizer import Tokenizer
@@ -129,7 +130,7 @@ class ChatEncoder:
           UserError: as `encode`.
         """
         sides = [self._render(pair.chosen), self._render(pair.rejected)]
-        thoughtful = any(_has_thoughts(side.messages[-1]) for side in (pair.chosen, pair.rejected))
+        thoughtful = any(has_thoughts(side.messages[-1]) for side in (pair.chosen, pair.rejected))
         encodings = self._tokenizer.encode_rendered_batch([side.text for side in sides])
         encoded = []
         for side, (ids, offsets) in zip(sides, encodings, strict=True):
@@ -153,7 +154,7 @@ class ChatEncoder:
             return e
 
     def _render(self, conversation: Conversation) -> _Rendering:
-        messages = self._with_empty_blocks(conversation.messages) if self._block_is_optional else conversation.messages
+        messages = with_empty_thoughts(conversation.messages) if self._block_is_optional else conversation.messages
         try:
             text = self._tokenizer.apply_chat_template(messages, tools=conversation.tools)
         except UserError as e:
@@ -172,16 +173,6 @@ class ChatEncoder:
                 for turn, answer in zip(turns, answers, strict=True)
             ]
         return _Rendering(text, turns)
-
-    def _with_empty_blocks(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Empty thoughts for the answers after the last question that have none."""
-        filled = list(messages)
-        for i in range(len(messages) - 1, -1, -1):
-            if messages[i]["role"] == "user":
-                break
-            if messages[i]["role"] == "assistant" and not _has_thoughts(messages[i]):
-                filled[i] = {**messages[i], "reasoning_content": ""}
-        return filled
 
     def _find_turns(self, text: str) -> list[_Turn] | None:
         """Every assistant turn; None where one lacks its end."""
@@ -243,10 +234,6 @@ def target_bytes(tokenizer: Tokenizer, ids: Sequence[int], is_target: np.ndarray
         text = turn[: turn.index(tokenizer.eos_id)] if tokenizer.eos_id in turn else turn
         n_bytes += len(tokenizer.decode(text, skip_special_tokens=False).rstrip("\ufffd").encode())
     return n_bytes
-
-
-def _has_thoughts(message: Mapping[str, Any]) -> bool:
-    return bool(message.get("reasoning_content")) or any(t in message["content"] for t in ("<think>", "</think>"))
 
 
 def _without_block(text: str, turn: _Turn) -> str:

@@ -17,6 +17,13 @@ import jax.numpy as jnp
 from minimind_jax.model.attention import AttentionFn, xla_attention
 from minimind_jax.model.transformer import AttendFn
 
+MIN_SLOTS = 256  # fewer save nothing: each size is a program of its own
+
+
+def power_of_two(n: int, least: int) -> int:
+    """The least power of two that is >= n and >= `least` (itself one): sizes, so that few programs are compiled."""
+    return max(least, 1 << (int(n) - 1).bit_length()) if n > 0 else least
+
 
 class KVCache(NamedTuple):
     k: jax.Array  # (L, B, K, S, h): each head's keys lie together, as the products of a decode step read them

@@ -21,13 +21,13 @@ import numpy as np
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
 from minimind_jax.inference import decode
-from minimind_jax.inference.cache import KVCache
+from minimind_jax.inference.cache import MIN_SLOTS, KVCache, power_of_two
 from minimind_jax.inference.options import Options
 from minimind_jax.inference.text_stream import TextStream
 from minimind_jax.model import Params
 from minimind_jax.tokenizer import Tokenizer
 
-_MIN_SLOTS, _MIN_PIECE, _PIECE = 256, 16, 512  # of the cache; of a prompt that is read at once
+_MIN_PIECE, _PIECE = 16, 512  # tokens of a prompt that are read at once
 _PATIENCE = 16  # rounds that a smaller batch must do before memory is moved to make it smaller
 
 
@@ -79,11 +79,7 @@ class Request:
 class Statistics:
     """Counters since the start."""
 
-    requests: int = 0
-    prompt_tokens: int = 0
     new_tokens: int = 0
-    steps: int = 0
-    decode_seconds: float = 0.0
     programs: set[tuple[Any, ...]] = field(default_factory=set)  # kinds and sizes of what was compiled
 
 
@@ -121,7 +117,7 @@ class Engine:
         self._on_compile = on_compile
         self._waiting: collections.deque[Request] = collections.deque()
         self._rows: list[Request | None] = [None]
-        self._state = self._empty(1, _MIN_SLOTS)
+        self._state = self._empty(1, MIN_SLOTS)
         self._in_flight: tuple[decode.Step, list[tuple[int, Request]]] | None = None
         self._oversized = 0  # rounds in a row that a smaller batch could have done
         self._wake = threading.Condition()
@@ -238,14 +234,14 @@ class Engine:
         """Whether the cache stays within its bound even if all run to their limits."""
         running = [r for r in self._rows if r]
         longest = max(len(r.prompt) + r.max_new_tokens for r in [*running, request])
-        n_rows = _bucket(len(running) + 1, 1)
-        return not running or n_rows * _bucket(longest, _MIN_SLOTS) <= self._max_slots
+        n_rows = power_of_two(len(running) + 1, 1)
+        return not running or n_rows * power_of_two(longest, MIN_SLOTS) <= self._max_slots
 
     def _read_piece(self, request: Request) -> int:
         """All but the last token goes into the cache: that one is the first that a decode step reads."""
         n_prompt = len(request.prompt) - 1
         if request.prompt_cache is None:
-            n_slots = _bucket(n_prompt, _MIN_PIECE)
+            n_slots = power_of_two(n_prompt, _MIN_PIECE)
             request.prompt_cache = decode.empty_cache(self.config, 1, n_slots, self._dtype)
         if not n_prompt:
             return 1
@@ -266,7 +262,7 @@ class Engine:
         size = (len(self._rows), self._state[0].n_slots)
         n_rows, n_slots = size[0] if None in self._rows else 2 * size[0], max(needed, size[1])
         if n_rows * n_slots > self._max_slots:
-            n_rows, n_slots = min(n_rows, _bucket(self.n_running + 1, 1)), needed
+            n_rows, n_slots = min(n_rows, power_of_two(self.n_running + 1, 1)), needed
         if (n_rows, n_slots) != size:
             self._resize(n_rows, n_slots)
         row = self._rows.index(None)
@@ -277,12 +273,10 @@ class Engine:
         self._state = decode.admit(*self._state, request.prompt_cache, new, np.int32(row))
         request.prompt_cache = None
         self._rows[row] = request
-        self.statistics.requests += 1
-        self.statistics.prompt_tokens += n
 
     def _fit(self) -> None:
         """Grows the cache where the next step needs it, and shrinks the batch when it has been too large for long."""
-        n_slots, n_rows = self._slots_needed(), _bucket(self.n_running, 1)
+        n_slots, n_rows = self._slots_needed(), power_of_two(self.n_running, 1)
         size = (len(self._rows), self._state[0].n_slots)
         self._oversized = self._oversized + 1 if (n_rows, n_slots) < size or n_slots < size[1] else 0
         if n_slots > size[1]:
@@ -294,7 +288,7 @@ class Engine:
     def _slots_needed(self, least: int = 1) -> int:
         """For the next step of all that run."""
         used = [len(request.prompt) + request.n_dispatched + 1 for request in self._rows if request]
-        return _bucket(max([least, *used]), _MIN_SLOTS)
+        return power_of_two(max([least, *used]), MIN_SLOTS)
 
     def _resize(self, n_rows: int, n_slots: int) -> None:
         """Running sequences move to the front rows."""
@@ -311,7 +305,6 @@ class Engine:
         taking_part = [(r, row) for row, r in enumerate(self._rows) if r and r.n_dispatched < r.max_new_tokens]
         for request, _ in taking_part:
             request.n_dispatched += 1
-        self.statistics.steps += 1
         return step, [(row, request) for request, row in taking_part]
 
     def _hand_out(self, step: decode.Step, taking_part: list[tuple[int, Request]]) -> None:
@@ -362,7 +355,7 @@ class Engine:
     def _fail(self, message: str) -> None:
         """Ends what was under way, and begins anew with an empty batch; requests that were not begun stay in line."""
         self._end(lambda request: request.prompt_cache is not None, Piece("", finish_reason="error", error=message))
-        self._in_flight, self._rows, self._state = None, [None], self._empty(1, _MIN_SLOTS)
+        self._in_flight, self._rows, self._state = None, [None], self._empty(1, MIN_SLOTS)
 
     def _end(self, which_waiting: Callable[[Request], bool], piece: Piece) -> None:
         """Ends all running and some waiting requests."""
@@ -381,8 +374,3 @@ class Engine:
         if program not in self.statistics.programs:
             self.statistics.programs.add(program)
             self._on_compile(f"compiling {program[0]} for {' x '.join(map(str, program[1:]))}")
-
-
-def _bucket(n: int, least: int) -> int:
-    """The least power of two that is >= n and >= `least` (itself one)."""
-    return max(least, 1 << (n - 1).bit_length()) if n > 0 else least

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
-from minimind_jax.inference.cache import KVCache, from_prefill, grow, prefill_attention
+from minimind_jax.inference.cache import MIN_SLOTS, KVCache, from_prefill, grow, power_of_two, prefill_attention
 from minimind_jax.inference.decode import Rows, advance, make_rows
 from minimind_jax.inference.options import Options
 from minimind_jax.model import Params, hidden_states_with_cache, pick_attention, xla_attention
@@ -29,7 +29,7 @@ from minimind_jax.model.attention import AttentionFn
 if TYPE_CHECKING:
     from minimind_jax.workdir import LoadedModel
 
-_MIN_PROMPT, _MIN_SLOTS = 16, 256
+_MIN_PROMPT = 16
 _KERNEL_PROMPT = 256  # tokens from which another kernel than xla's is worth compiling; what its check runs
 _GROUP_SLOTS = 2**15  # of the cache, all rows of a group together; a longer prompt goes alone
 
@@ -115,7 +115,7 @@ def _groups(lengths: list[int], max_new_tokens: int, n_devices: int) -> Iterator
     """Indices of the prompts that are generated together: of about one length, with a bounded number of slots."""
     rest = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     while rest:
-        n = n_devices * max(1, _GROUP_SLOTS // _bucket(lengths[rest[0]] + max_new_tokens, _MIN_SLOTS))
+        n = n_devices * max(1, _GROUP_SLOTS // power_of_two(lengths[rest[0]] + max_new_tokens, MIN_SLOTS))
         yield rest[:n]
         rest = rest[n:]
 
@@ -132,11 +132,11 @@ def _generate_group(
 ) -> list[list[int]]:
     """The new tokens of each prompt, which has the index `indices[i]` among all."""
     n_devices = mesh.size if mesh else 1
-    n_rows = n_devices * _bucket(math.ceil(len(prompts) / n_devices), 1)
+    n_rows = n_devices * power_of_two(math.ceil(len(prompts) / n_devices), 1)
     filling = n_rows - len(prompts)
     prompts = [*prompts, *[[0]] * filling]
     longest = max(map(len, prompts))
-    tokens = np.zeros((n_rows, _bucket(longest, _MIN_PROMPT)), np.int32)
+    tokens = np.zeros((n_rows, power_of_two(longest, _MIN_PROMPT)), np.int32)
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
     new_tokens = [options.max_new_tokens] * len(indices) + [0] * filling
@@ -147,7 +147,7 @@ def _generate_group(
     attention: AttentionFn = xla_attention
     if tokens.shape[1] >= _KERNEL_PROMPT:
         attention = pick_attention("auto", config, dtype, packed=False).attend
-    n_slots = _bucket(longest + 1, _MIN_SLOTS)
+    n_slots = power_of_two(longest + 1, MIN_SLOTS)
     state = _prefill(config, params, tokens, rows, n_slots, dtype, attention, mesh)
     while True:
         state = _decode(config, params, state, mesh)
@@ -156,11 +156,6 @@ def _generate_group(
         state = _grow(state)  # only as it fills up: each step reads every slot
     made, ends = np.asarray(state.texts), np.asarray(state.rows.positions) + 1
     return [made[i, len(prompts[i]) : ends[i]].tolist() for i in range(len(indices))]
-
-
-def _bucket(n: int, least: int) -> int:
-    """The least power of two that is >= n and >= `least` (itself one)."""
-    return max(least, 1 << (int(n) - 1).bit_length())
 
 
 def _on_each_device(f: Callable, mesh: Mesh | None, begins: bool = False) -> Callable:

@@ -56,11 +56,11 @@ class TextStream:
         if found:
             self.stopped, self._held = True, ""
             return text[: min(found)]
-        kept = 0 if at_end else max((_overlap(text, stop) for stop in self._stop), default=0)
+        kept = 0 if at_end else max((overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
+def overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`, but is not all of it."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from minimind_jax.inference.engine import Piece
 from minimind_jax.inference.options import Options
@@ -14,8 +14,21 @@ from minimind_jax.serving.requests import GenerationRequest
 from minimind_jax.serving.settings import Settings
 
 
+class Choice(Protocol):
+    """One of an answer's texts, in the form of its endpoint."""
+
+    def push(self, piece: Piece) -> list[dict[str, Any]]:
+        """Takes a piece; the chunks that it gives a stream, without their index."""
+
+    def whole(self) -> dict[str, Any]:
+        """What there is now, without its index."""
+
+
 class Answer:
-    """An answer on its way. Kinds of answers give `choice_chunks` and `choices`.
+    """An answer on its way.
+
+    Args:
+      make_choice: makes the choice of each sequence, by its prompt's number.
 
     Attributes:
       sequences: prompt and options of every choice, in the order of their indices.
@@ -26,10 +39,16 @@ class Answer:
     chunk_object: str
 
     def __init__(
-        self, request: GenerationRequest, settings: Settings, prompts: Sequence[list[int]], options: Sequence[Options]
+        self,
+        request: GenerationRequest,
+        settings: Settings,
+        prompts: Sequence[list[int]],
+        options: Sequence[Options],
+        make_choice: Callable[[int], Choice],
     ) -> None:
         self.stream = request.stream
         self.sequences = [(prompt, option) for prompt in prompts for option in options]
+        self._choices = [make_choice(number) for number in range(len(prompts)) for _ in options]
         self.n_prompt_tokens = sum(map(len, prompts))
         self._include_usage = bool(request.stream_options and request.stream_options.include_usage)
         self._n_new_tokens = 0
@@ -38,7 +57,7 @@ class Answer:
     def push(self, index: int, piece: Piece) -> list[dict[str, Any]]:
         """Takes a piece of choice `index`; the chunks that it gives a stream."""
         self._n_new_tokens += len(piece.tokens)
-        return [self._chunk([choice]) for choice in self.choice_chunks(index, piece)]
+        return [self._chunk([{"index": index, **chunk}]) for chunk in self._choices[index].push(piece)]
 
     def first_chunks(self) -> list[dict[str, Any]]:
         return []
@@ -47,13 +66,8 @@ class Answer:
         return [{**self._chunk([]), "usage": self._usage()}] if self._include_usage else []
 
     def whole(self) -> dict[str, Any]:
-        return {**self._head, "object": self.object, "choices": self.choices(), "usage": self._usage()}
-
-    def choice_chunks(self, index: int, piece: Piece) -> list[dict[str, Any]]:
-        raise NotImplementedError
-
-    def choices(self) -> list[dict[str, Any]]:
-        raise NotImplementedError
+        choices = [{"index": index, **choice.whole()} for index, choice in enumerate(self._choices)]
+        return {**self._head, "object": self.object, "choices": choices, "usage": self._usage()}
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         chunk = {**self._head, "object": self.chunk_object, "choices": choices}

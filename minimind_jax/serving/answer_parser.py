@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from minimind_jax.inference.text_stream import overlap
+
 THINK, END_THINK, CALL, END_CALL = "<think>", "</think>", "<tool_call>", "</tool_call>"
 
 
@@ -78,7 +80,7 @@ class AnswerParser:
             parts += self._plain(text[:position])
             parts += self._mark(mark)
             text = text[position + len(mark) :]
-        kept = 0 if at_end else max(_overlap(text, mark) for mark in self._marks())
+        kept = 0 if at_end else max(overlap(text, mark) for mark in self._marks())
         self._held = text[len(text) - kept :]
         return _joined(parts + self._plain(text[: len(text) - kept]))
 
@@ -170,8 +172,3 @@ def _joined(parts: Sequence[Part]) -> list[Part]:
         else:
             joined.append(part)
     return joined
-
-
-def _overlap(text: str, mark: str) -> int:
-    """Length of the longest end of `text` that begins `mark`."""
-    return next((n for n in range(min(len(text), len(mark) - 1), 0, -1) if text.endswith(mark[:n])), 0)

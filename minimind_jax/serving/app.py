@@ -58,6 +58,8 @@ def create_app(engine: Engine, settings: Settings) -> Starlette:
         return json_response(card)
 
     async def health(_: Request) -> Response:
+        if not engine.is_alive:
+            raise ApiError(503, "the engine has ended: restart the server", code="engine_error")
         return json_response({"status": "ok", "model": settings.name})
 
     async def metrics_text(_: Request) -> Response:

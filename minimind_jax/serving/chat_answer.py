@@ -31,26 +31,20 @@ class ChatAnswer(Answer):
         limit = new_tokens_limit(request, len(prompt.tokens), engine.max_context, settings)
         top_logprobs = (request.top_logprobs or 0) if request.logprobs else -1
         options = request.options(limit, settings.temperature, settings.top_p, top_logprobs)
-        super().__init__(request, settings, [prompt.tokens], options)
-        self._choices = [
-            _Choice(
+
+        def choice(_: int) -> _Choice:
+            return _Choice(
                 engine.tokenizer,
                 AnswerParser(prompt.in_thought, with_tools=bool(tools)),
                 max_calls=None if request.parallel_tool_calls else 1,
                 with_logprobs=request.logprobs,
             )
-            for _ in options
-        ]
+
+        super().__init__(request, settings, [prompt.tokens], options, choice)
 
     def first_chunks(self) -> list[dict[str, Any]]:
         first = {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
         return [self._chunk([{"index": index, **first}]) for index in range(len(self._choices))]
-
-    def choice_chunks(self, index: int, piece: Piece) -> list[dict[str, Any]]:
-        return [{"index": index, **chunk} for chunk in self._choices[index].push(piece)]
-
-    def choices(self) -> list[dict[str, Any]]:
-        return [{"index": index, **choice.whole()} for index, choice in enumerate(self._choices)]
 
 
 class _Choice:

@@ -31,18 +31,12 @@ class CompletionAnswer(Answer):
         limit = new_tokens_limit(request, max(map(len, prompts)), engine.max_context, settings)
         top_logprobs = -1 if request.logprobs is None else request.logprobs
         options = request.options(limit, settings.temperature, settings.top_p, top_logprobs)
-        super().__init__(request, settings, prompts, options)
-        self._choices = [
-            _Choice(engine.tokenizer, _echo(engine.tokenizer, prompt) if request.echo else "", top_logprobs >= 0)
-            for prompt in request.prompts
-            for _ in options
-        ]
 
-    def choice_chunks(self, index: int, piece: Piece) -> list[dict[str, Any]]:
-        return [{"index": index, **chunk} for chunk in self._choices[index].push(piece)]
+        def choice(number: int) -> _Choice:
+            echo = _echo(engine.tokenizer, request.prompts[number]) if request.echo else ""
+            return _Choice(engine.tokenizer, echo, top_logprobs >= 0)
 
-    def choices(self) -> list[dict[str, Any]]:
-        return [{"index": index, **choice.whole()} for index, choice in enumerate(self._choices)]
+        super().__init__(request, settings, prompts, options, choice)
 
 
 def _tokens(engine: Engine, prompt: str | list[int]) -> list[int]:

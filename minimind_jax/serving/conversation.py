@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from minimind_jax.inference import chat_prompt
-from minimind_jax.serving.answer_parser import END_THINK, THINK
+from minimind_jax.serving.answer_parser import THINK
 from minimind_jax.serving.errors import bad_request
 from minimind_jax.tokenizer import Tokenizer
+from minimind_jax.tokenizer.chat import with_empty_thoughts
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -39,19 +40,10 @@ def render(tokenizer: Tokenizer, conversation: Conversation, thinking: bool) -> 
     Raises:
       UserError: as `inference.chat_prompt`.
     """
-    messages = list(conversation.messages)
-    for i in range(len(messages) - 1, -1, -1):
-        if messages[i]["role"] == "user":
-            break
-        if messages[i]["role"] == "assistant" and not _has_thoughts(messages[i]):
-            messages[i] = {**messages[i], "reasoning_content": ""}
+    messages = with_empty_thoughts(conversation.messages)
     tokens = chat_prompt(tokenizer, Conversation(messages, conversation.tools), enable_thinking=thinking)
     end = tokenizer.decode(tokens[-4 * len(THINK) :], skip_special_tokens=False)
     return Prompt(tokens, in_thought=end.rstrip().endswith(THINK))
-
-
-def _has_thoughts(message: Mapping[str, Any]) -> bool:
-    return bool(message.get("reasoning_content")) or any(mark in message["content"] for mark in (THINK, END_THINK))
 
 
 def parse_messages(values: Sequence[Any]) -> list[dict[str, Any]]:

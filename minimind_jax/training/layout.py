@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from minimind_jax.config import ModelConfig
@@ -27,6 +27,7 @@ from minimind_jax.model import GatherFn, Params, param_partition_specs
 
 DATA, FSDP = BATCH_AXES = ("data", "fsdp")
 ROWS = P(BATCH_AXES)
+LAYERS = P(FSDP)  # whole layers on a device, where `divides_layers`
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,9 @@ class Layout:
 
     def by_layer(self, x: jax.Array) -> jax.Array:
         """Outside of `run`: stacked matrices (L, in, out) with whole layers on a device, where fsdp divides them."""
-        fsdp = self.mesh.shape[FSDP]
-        if fsdp == 1 or len(x) % fsdp:
+        if self.mesh.shape[FSDP] == 1 or not divides_layers(self.mesh, self.model):
             return x
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(FSDP)))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, LAYERS))
 
     def _sum(self, values: Any, axes: tuple[str, ...]) -> Any:
         axes = tuple(axis for axis in axes if self.mesh.shape[axis] > 1)  # XLA for the CPU would do sums over one
@@ -114,6 +114,11 @@ class Layout:
 
     def _split_axis(self, spec: P) -> int | None:
         return spec.index(FSDP) if FSDP in spec and self.mesh.shape[FSDP] > 1 else None
+
+
+def divides_layers(mesh: Mesh | AbstractMesh, model: ModelConfig) -> bool:
+    """Whether every device can hold the same number of whole layers."""
+    return model.n_layers % mesh.shape[FSDP] == 0
 
 
 def _ends(params: Params) -> Params:

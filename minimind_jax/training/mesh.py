@@ -21,7 +21,7 @@ from minimind_jax.errors import UserError
 from minimind_jax.model import param_partition_specs
 from minimind_jax.objectives import Batch
 from minimind_jax.training import processes
-from minimind_jax.training.layout import BATCH_AXES
+from minimind_jax.training.layout import BATCH_AXES, LAYERS, divides_layers
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
@@ -86,13 +86,13 @@ def state_shardings(mesh: Mesh | AbstractMesh, model: ModelConfig, abstract_stat
             param_partition_specs(model), is_leaf=lambda x: isinstance(x, P)
         )
     }
-    whole_layers = model.n_layers % mesh.shape["fsdp"] == 0
+    whole_layers = divides_layers(mesh, model)
 
     def sharding(path: Any, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         suffixes = (jax.tree_util.keystr(path[i:]) for i in range(len(path)))
         spec = next((specs[s] for s in suffixes if s in specs and leaf.ndim == len(specs[s])), P())
         if whole_layers and leaf.ndim == 3 and "['muon']" in jax.tree_util.keystr(path):
-            spec = P("fsdp")
+            spec = LAYERS
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(sharding, abstract_state)

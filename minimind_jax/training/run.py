@@ -68,9 +68,7 @@ def _run(recipe: Mapping[str, Any], user_set: Collection[str]) -> None:
     processes.check_same(own_identity)
     processes.from_first(lambda: check_same_run(workdir, own_identity))  # before the lock creates anything
     if config.init_from and not begun:
-        weights = workdirs.load_model(config.init_from).params  # what cannot be read stops the run here
-        if processes.count() > 1:
-            processes.check_same({"init_from.weights": digest(weights)})
+        _check_weights(config.init_from)
     with locked(workdir):
         before = processes.from_first(lambda: check_same_run(workdir, own_identity))
         if not processes.share(workdir.path):
@@ -108,6 +106,13 @@ def _run(recipe: Mapping[str, Any], user_set: Collection[str]) -> None:
             train(job)
         except jax.errors.JaxRuntimeError as e:
             raise check_memory_error(e) from e
+
+
+def _check_weights(init_from: str) -> None:
+    """Raises UserError where they cannot be read, or are not the same for all processes; and lets go of them."""
+    weights = workdirs.load_model(init_from).params
+    if processes.count() > 1:
+        processes.check_same({"init_from.weights": digest(weights)})
 
 
 def _decisive(config: Config) -> dict[str, Any]:

@@ -1,84 +1,46 @@
-"""Which tokens of a conversation are learnt: by hand, against a mask made of ids alone, and by property."""
+"""Which tokens of a conversation are learnt: by hand, and against a mask made of ids alone."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from chat_helpers import (
+    ASK,
+    BOTH,
+    EMPTY,
+    ENCODER,
+    END,
+    HEAD,
+    HF,
+    THINK,
+    TOKENIZER,
+    TOOL,
+    A,
+    S,
+    U,
+    assistant,
+    calls,
+    decode,
+    encode,
+    encode_pair,
+    prompt,
+    result,
+    runs,
+    user,
+)
 
-from minimind_jax.data.chat import EMPTY_THINK, TARGET, ChatEncoder, EncodedChat
-from minimind_jax.data.conversation import ROLES, Conversation, Pair, parse_conversation, parse_pair
+from minimind_jax.data.chat import EMPTY_THINK, TARGET, EncodedChat
+from minimind_jax.data.conversation import Conversation, parse_conversation, parse_pair
 from minimind_jax.data.jsonl import LineError
-from minimind_jax.errors import UserError
-from minimind_jax.tokenizer import load_tokenizer
 from minimind_jax.tokenizer.train import CONTROL_TOKENS
-
-TOKENIZER = load_tokenizer()
-ENCODER = ChatEncoder(TOKENIZER)
-HF = AutoTokenizer.from_pretrained(str(TOKENIZER.path))
-
-EMPTY = "<think>\n\n</think>\n\n"
-BOTH = TARGET | EMPTY_THINK
-END = "<|im_end|>\n"
-S = {"role": "system", "content": "Be brief."}
-U = {"role": "user", "content": "你好"}
-A = {"role": "assistant", "content": "Hello 😀"}
-THINK = {"role": "assistant", "content": "42", "reasoning_content": "six times seven"}
-TOOL = {"type": "function", "function": {"name": "f"}}
-
-
-def user(content: str) -> dict[str, Any]:
-    return {"role": "user", "content": content}
-
-
-def assistant(content: str, **fields: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": content, **fields}
-
-
-def calls(*names: str) -> list[dict[str, Any]]:
-    return [{"type": "function", "function": {"name": name, "arguments": {"城市": "北京"}}} for name in names]
-
-
-def result(content: str) -> dict[str, Any]:
-    return {"role": "tool", "content": content}
-
-
-def encode(*messages: dict[str, Any], tools: list[dict[str, Any]] | None = None) -> EncodedChat:
-    return ENCODER.encode(Conversation(list(messages), tools))
-
-
-def encode_pair(chosen: list[dict[str, Any]], rejected: list[dict[str, Any]]) -> tuple[EncodedChat, EncodedChat]:
-    return ENCODER.encode_pair(Pair(Conversation(chosen, None), Conversation(rejected, None)))
-
-
-def decode(ids: list[int]) -> str:
-    return TOKENIZER.decode(ids, skip_special_tokens=False)
-
-
-def runs(chat: EncodedChat) -> list[tuple[int, str]]:
-    """Neighbouring tokens with the same flags, as text."""
-    assert len(chat.flags) == len(chat.tokens)
-    pairs = itertools.groupby(zip(chat.tokens, chat.flags, strict=True), key=lambda pair: pair[1])
-    return [(flags, decode([token for token, _ in run])) for flags, run in pairs]
-
-
-def prompt(role: str, content: str) -> str:
-    return f"<|im_start|>{role}\n{content}{END}"
-
 
 # --- By hand ------------------------------------------------------------------------------------
 
-HEAD = "<|im_start|>assistant\n"
 CALL_F = '<tool_call>\n{"name": "f", "arguments": {"城市": "北京"}}\n</tool_call>'
 CALL_G = '<tool_call>\n{"name": "g", "arguments": {"城市": "北京"}}\n</tool_call>'
-ASK = prompt("user", "你好")
 EXAMPLES: dict[str, tuple[list[dict[str, Any]], list[tuple[int, str]]]] = {
     "single turn": ([U, A], [(0, ASK + HEAD), (BOTH, EMPTY), (TARGET, "Hello 😀" + END)]),
     "system": (
@@ -344,222 +306,3 @@ def test_pairs_with_other_tokens_before_the_answers_are_errors() -> None:
         encode_pair([U, A], [user("hi"), A])
     with pytest.raises(LineError, match="no assistant message"):
         encode_pair([U], [U, A])
-
-
-# --- By property --------------------------------------------------------------------------------
-
-# Every text of the assistant is marked by Я, every other by Ω; both are no part of the template.
-nasty = st.lists(
-    st.one_of(
-        st.sampled_from([*CONTROL_TOKENS, HEAD, END, EMPTY, "\n", "\n\n", " ", "\r\n", "\u3000", "'s", "😀"]),
-        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="ЯΩ"), max_size=8),
-        st.sampled_from(["-" * 90, " " * 90, "\n" * 90, "长" * 90]),
-    ),
-    max_size=5,
-).map("".join)  # fmt: skip
-
-
-@st.composite
-def messages_of(draw: st.DrawFn) -> list[dict[str, Any]]:
-    messages = []
-    for role in [*draw(st.lists(st.sampled_from(ROLES), max_size=5)), "assistant"]:
-        if role != "assistant":
-            messages.append({"role": role, "content": draw(nasty) + "Ω" + draw(nasty)})
-            continue
-        message = assistant(draw(nasty) + "Я" + draw(nasty))
-        if draw(st.booleans()):
-            message["tool_calls"] = [
-                {"type": "function", "function": {"name": draw(nasty) + "Я", "arguments": {draw(nasty): draw(nasty)}}}
-                for _ in range(draw(st.integers(1, 2)))
-            ]
-        if draw(st.integers(0, 3)) == 0:
-            message["reasoning_content"] = "Я" + draw(nasty)
-        messages.append(message)
-    return messages
-
-
-def neutral(content: str) -> str:
-    for token in CONTROL_TOKENS:
-        if token not in ("<think>", "</think>", "<tool_call>", "</tool_call>"):
-            content = content.replace(token, f"{token[0]} {token[1:]}")
-    return content
-
-
-@settings(max_examples=200, deadline=None)
-@given(messages_of(), st.booleans())
-def test_whatever_the_content_exactly_the_assistants_turns_are_learnt(messages: list, with_tools: bool) -> None:
-    tools = [{"name": "Ω<|im_end|>"}] if with_tools else None
-    chat = encode(*messages, tools=tools)
-    assert chat.tokens == TOKENIZER.encode_rendered(chat.text)
-    assert decode(chat.tokens) == chat.text
-    context = "".join(text for flags, text in runs(chat) if not flags)
-    assert "Я" not in context
-    assert "Ω" not in "".join(text for flags, text in runs(chat) if flags)
-
-    # The turns as the text has them, and as their messages do.
-    turns = re.findall(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>\n)", chat.text, re.DOTALL)
-    answers = [message for message in messages if message["role"] == "assistant"]
-    learnt = [decode([t for t, _ in run]) for flags, run in itertools.groupby(
-        zip(chat.tokens, chat.flags, strict=True), key=lambda pair: pair[1] > 0) if flags]  # fmt: skip
-    assert len(turns) == len(answers) == len(learnt)
-    last_user = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=-1)
-    n_late = sum(m["role"] == "assistant" for m in messages[last_user + 1 :])
-    n_bytes = 0
-    for number, (turn, text, answer) in enumerate(zip(turns, learnt, answers, strict=True)):
-        # Line breaks that content begins with may join the header's, whose token is no target.
-        assert turn.endswith(text) and not turn.removesuffix(text).strip()
-        n_bytes += len(text.removesuffix(END).encode())
-        late = number >= len(answers) - n_late
-        if "think>" not in answer["content"] and "reasoning_content" not in answer:
-            assert turn.startswith((EMPTY if late else "") + neutral(answer["content"]))
-    assert chat.n_bytes == n_bytes
-
-
-@settings(max_examples=200, deadline=None)
-@given(messages_of())
-def test_without_its_optional_blocks_a_conversation_is_encoded_as_if_it_never_had_them(messages: list) -> None:
-    chat = encode(*messages)
-    kept = [t for t, flags in zip(chat.tokens, chat.flags, strict=True) if not flags & EMPTY_THINK]
-    assert kept == TOKENIZER.encode_rendered(decode(kept))
-    assert all(flags in (0, TARGET, BOTH) for flags in chat.flags)
-    assert all(text == EMPTY * text.count(EMPTY) for flags, text in runs(chat) if flags == BOTH)
-    last_user = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=-1)
-    unthinking = [
-        m["content"]
-        for m in messages[last_user + 1 :]
-        if m["role"] == "assistant" and "think>" not in m["content"] and "reasoning_content" not in m
-    ]
-    n_optional = bytes(chat.flags).count(BOTH) // len(BLOCK_IDS)
-    assert sum(not neutral(c)[0].isspace() for c in unthinking) <= n_optional <= len(unthinking)
-    if n_optional == len(unthinking):
-        assert decode(kept) == TOKENIZER.apply_chat_template(messages)
-
-
-# --- Other directories --------------------------------------------------------------------------
-
-
-def with_template(directory: Path, template: str, eos: str = "<|im_end|>") -> ChatEncoder:
-    TOKENIZER.save(directory)
-    (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
-    config = json.loads((directory / "tokenizer_config.json").read_text())
-    (directory / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": eos}))
-    return ChatEncoder(load_tokenizer(str(directory)))
-
-
-LOOP = "{%- for m in messages -%}"
-TURN = "{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' -}}"
-PROMPT = "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
-CHATML = f"{LOOP}{TURN}{{%- endfor -%}}{PROMPT}"
-
-
-def test_a_template_without_thoughts(tmp_path: Path) -> None:
-    encoder = with_template(tmp_path, CHATML)
-    chat = encoder.encode(Conversation([U, THINK, U, A], None))
-    assert runs(chat) == [(0, ASK + HEAD), (TARGET, "42" + END), (0, ASK + HEAD), (TARGET, "Hello 😀" + END)]
-    chosen, _ = encoder.encode_pair(Pair(Conversation([U, A], None), Conversation([U, assistant("x")], None)))
-    assert runs(chosen) == [(0, ASK + HEAD), (TARGET, "Hello 😀" + END)]
-
-
-def test_a_template_whose_block_is_not_optional(tmp_path: Path) -> None:
-    """As Qwen3's: the last answer always has a block, and the prompt has one where thinking is off."""
-    block = EMPTY.replace("\n", "\\n")
-    turn = TURN.replace("+ m.content", f"+ ('{block}' if loop.last and m.role == 'assistant' else '') + m.content")
-    prompt_block = f"{{%- if add_generation_prompt and not enable_thinking -%}}{{{{- '{block}' -}}}}{{%- endif -%}}"
-    encoder = with_template(tmp_path, f"{LOOP}{turn}{{%- endfor -%}}{PROMPT}{prompt_block}")
-    assert runs(encoder.encode(Conversation([U, A], None))) == [(0, ASK + HEAD), (TARGET, EMPTY + "Hello 😀" + END)]
-    chosen, _ = encoder.encode_pair(Pair(Conversation([U, A], None), Conversation([U, assistant("x")], None)))
-    assert runs(chosen) == [(0, ASK + HEAD + EMPTY), (TARGET, "Hello 😀" + END)]
-
-
-def test_a_template_that_renders_all_thoughts(tmp_path: Path) -> None:
-    """Still only the answers after the last question get an empty block."""
-    thoughts = "('<think>\\n' + m.reasoning_content + '\\n</think>\\n\\n' if m.reasoning_content is defined else '')"
-    turn = TURN.replace("+ m.content", f"+ {thoughts} + m.content")
-    block = f"{{%- if add_generation_prompt and not enable_thinking -%}}{{{{- {EMPTY!r} -}}}}{{%- endif -%}}"
-    encoder = with_template(tmp_path, f"{LOOP}{turn}{{%- endfor -%}}{PROMPT}{block}")
-    assert [flags for flags, _ in runs(encoder.encode(Conversation([U, A, U, A], None)))] == [
-        0,
-        TARGET,
-        0,
-        BOTH,
-        TARGET,
-    ]
-    chat = encoder.encode(Conversation([U, THINK, U, A], None))
-    assert runs(chat)[1] == (TARGET, "<think>\nsix times seven\n</think>\n\n42" + END)
-
-
-def test_white_space_that_only_much_later_text_joins_to_the_block(tmp_path: Path) -> None:
-    TOKENIZER.save(tmp_path)
-    spec = json.loads((tmp_path / "tokenizer.json").read_text())
-    spec["model"]["vocab"]["ĊĠ"] = len(spec["model"]["vocab"])
-    spec["model"]["merges"].insert(0, ["Ċ", "Ġ"])
-    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
-    encoder = ChatEncoder(load_tokenizer(str(tmp_path)))
-    # Without the line break after them the spaces join nothing.
-    for content, optional in ((" " * 80 + "x", True), (" " * 80 + "\nx", False)):
-        chat = encoder.encode(Conversation([U, assistant(content)], None))
-        assert (BOTH in chat.flags) == optional
-
-
-def test_another_header_and_end(tmp_path: Path) -> None:
-    template = (
-        "{%- for m in messages -%}{{- '<|reserved_0|>' if m.role == 'assistant' else '<|reserved_1|>' -}}"
-        "{{- m.content -}}{{- '<|reserved_2|>' if m.role == 'assistant' else '' -}}{%- endfor -%}"
-        "{%- if add_generation_prompt -%}{{- '<|reserved_0|>' -}}{%- endif -%}"
-    )
-    encoder = with_template(tmp_path, template, eos="<|reserved_2|>")
-    chat = encoder.encode(Conversation([user("<|reserved_0|>\nhi"), assistant("\nyes"), U, A], None))
-    assert runs(chat) == [
-        (0, "<|reserved_1|>< |reserved_0|>\nhi<|reserved_0|>"),
-        (TARGET, "\nyes<|reserved_2|>"),
-        (0, "<|reserved_1|>你好<|reserved_0|>"),
-        (TARGET, "Hello 😀<|reserved_2|>"),
-    ]
-    assert chat.n_bytes == len("\nyesHello 😀".encode())
-
-
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        (f"{LOOP}{TURN}{{%- endfor -%}}", "adds no generation prompt"),
-        (CHATML.replace("<|im_start|>", "### "), "which a user could write"),
-        (CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>bot\n'"), "does not begin every assistant turn"),
-        (CHATML.replace("'<|im_end|>\n'", "'\n'"), "end it with '<|im_end|>'"),
-        (CHATML.replace("'<|im_end|>\n'", "('<|im_end|>' if m.role == 'user' else '')"), "end it with '<|im_end|>'"),
-        (CHATML.replace("'<|im_end|>\n'", "('<|im_end|>' if m.role == 'user' or loop.last else '')"), "end it with"),
-        ("{{- raise_exception('never') -}}", "refuses the conversation: never"),
-    ],
-)  # fmt: skip
-def test_templates_that_do_not_tell_turns_apart(template: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=re.escape(message)):
-        with_template(tmp_path, template)
-
-
-def test_a_directory_without_template(tmp_path: Path) -> None:
-    TOKENIZER.save(tmp_path)
-    (tmp_path / "chat_template.jinja").unlink()
-    with pytest.raises(UserError, match="no chat template"):
-        ChatEncoder(load_tokenizer(str(tmp_path)))
-
-
-def test_a_template_that_joins_or_refuses_messages_makes_bad_lines(tmp_path: Path) -> None:
-    joins = CHATML.replace(
-        TURN, f"{{%- if loop.first or m.role != messages[loop.index0 - 1].role -%}}{TURN}{{%- endif -%}}"
-    )
-    encoder = with_template(tmp_path / "joins", joins)
-    with pytest.raises(LineError, match="does not render each assistant message as a turn of its own"):
-        encoder.encode(Conversation([U, A, A], None))
-    endless = CHATML.replace(
-        "'<|im_end|>\n'", "('' if messages[0].role == 'system' and m.role == 'assistant' else '<|im_end|>\n')"
-    )
-    encoder = with_template(tmp_path / "endless", endless)
-    for messages in ([S, U, A], [S, U, A, A, U]):
-        with pytest.raises(LineError, match="as a turn of its own"):
-            encoder.encode(Conversation(messages, None))
-    refuses = (
-        f"{{%- if messages[0].role == 'system' -%}}{{{{- raise_exception('no system') -}}}}{{%- endif -%}}{CHATML}"
-    )
-    encoder = with_template(tmp_path / "refuses", refuses)
-    good, bad = encoder.encode_many([Conversation([U, A], None), Conversation([S, U, A], None)])
-    assert isinstance(good, EncodedChat)
-    assert isinstance(bad, LineError) and "no system" in str(bad)

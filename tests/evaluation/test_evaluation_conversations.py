@@ -4,21 +4,16 @@ import dataclasses
 import json
 import math
 import re
-from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 import torch
 import transformers
+from evaluation_helpers import random_model
 
 from convert.to_hf import export
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
 from minimind_jax.evaluation import evaluate_file
-from minimind_jax.model import abstract_params
-from minimind_jax.tokenizer import load_tokenizer
-from minimind_jax.workdir import LoadedModel
 
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=48, vocab_size=6400, max_seq_len=512)
 NOW = {"name": "now", "parameters": {"type": "object", "properties": {}}}
@@ -53,14 +48,7 @@ RECORDS = [
 
 @pytest.fixture(scope="module")
 def model():
-    rng = np.random.default_rng(0)
-
-    def leaf(path, shape):
-        noise = rng.standard_normal(shape.shape).astype(np.float32)
-        return 1 + 0.2 * noise if "norm" in path[-1].key else noise * np.float32(3 * CONFIG.dim**-0.5)
-
-    params = jax.tree_util.tree_map_with_path(leaf, abstract_params(CONFIG))
-    return LoadedModel(CONFIG, params, load_tokenizer(), 0, Path("model"))
+    return random_model(CONFIG, scale=3)
 
 
 @pytest.fixture(scope="module")

@@ -8,20 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import torch
 import transformers
+from evaluation_helpers import random_model
 
 import evaluate
 from convert.to_hf import export
 from minimind_jax.config import ModelConfig, RopeScaling
 from minimind_jax.evaluation import evaluate_file, positions_table
 from minimind_jax.evaluation.positions import position_scores
-from minimind_jax.model import abstract_params
-from minimind_jax.tokenizer import load_tokenizer
-from minimind_jax.workdir import LoadedModel, Workdir, save_imported
+from minimind_jax.workdir import Workdir, save_imported
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = ModelConfig(
@@ -41,14 +39,7 @@ TEXTS = [SENTENCES[0], SENTENCES[1] * 11, SENTENCES[0] * 20, (SENTENCES[0] + SEN
 
 @pytest.fixture(scope="module")
 def model():
-    rng = np.random.default_rng(0)
-
-    def leaf(path, shape):
-        noise = rng.standard_normal(shape.shape).astype(np.float32)
-        return 1 + 0.2 * noise if "norm" in path[-1].key else noise * np.float32(2 * CONFIG.dim**-0.5)
-
-    params = jax.tree_util.tree_map_with_path(leaf, abstract_params(CONFIG))
-    return LoadedModel(CONFIG, params, load_tokenizer(), 0, Path("model"))
+    return random_model(CONFIG, scale=2)
 
 
 @pytest.fixture(scope="module")

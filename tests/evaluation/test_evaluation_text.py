@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from evaluation_helpers import random_model
 
 from convert.to_hf import export
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
 from minimind_jax.evaluation import evaluate_file, score_texts
 from minimind_jax.evaluation.scoring import _bucket
-from minimind_jax.model import abstract_params
 from minimind_jax.tokenizer import load_tokenizer
-from minimind_jax.workdir import LoadedModel, Workdir, save_imported
+from minimind_jax.workdir import Workdir, save_imported
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=48, vocab_size=6400, max_seq_len=512)
@@ -35,17 +35,6 @@ TEXTS = [
     "emoji 🙂🙃 and mixed 中英 text\n\twith whitespace",
     "<|im_end|> is only text here",
 ]
-
-
-def random_model(config=CONFIG, seed=0, scale=1.0):
-    rng = np.random.default_rng(seed)
-
-    def leaf(path, shape):
-        noise = rng.standard_normal(shape.shape).astype(np.float32)
-        return 1 + 0.2 * noise if "norm" in path[-1].key else noise * np.float32(scale * config.dim**-0.5)
-
-    params = jax.tree_util.tree_map_with_path(leaf, abstract_params(config))
-    return LoadedModel(config, params, load_tokenizer(), 0, Path("model"))
 
 
 def write_jsonl(path, texts):
@@ -112,7 +101,7 @@ def test_a_text_that_just_fits_is_not_truncated():
 
 
 def test_batching_does_not_change_the_numbers():
-    model = random_model(scale=3.0)
+    model = random_model(CONFIG, scale=3.0)
     one_by_one, together = (score_texts(model, TEXTS, batch_tokens=n) for n in (1, 1024))
     assert one_by_one.loss == pytest.approx(together.loss, rel=1e-6)
     for a, b in zip(one_by_one.by_position, together.by_position, strict=True):
@@ -141,14 +130,14 @@ def test_long_texts_go_piece_by_piece_to_the_same_loss(monkeypatch):
 
 
 def test_a_uniform_model_costs_log_vocabulary():
-    model = random_model()
+    model = random_model(CONFIG)
     model.params["embed"][:] = 0
     score = score_texts(model, TEXTS)
     assert score.loss == pytest.approx(math.log(CONFIG.vocab_size), rel=1e-6)
 
 
 def test_bad_lines_are_counted_up_to_one_percent(tmp_path, capsys):
-    model, file = random_model(), tmp_path / "data.jsonl"
+    model, file = random_model(CONFIG), tmp_path / "data.jsonl"
     lines = [json.dumps({"text": TEXTS[0]})] * 120
     lines[5] = '{"txt": "misspelt"}'
     file.write_text("\n".join(lines) + "\n")
@@ -165,11 +154,11 @@ def test_bad_lines_are_counted_up_to_one_percent(tmp_path, capsys):
 def test_files_without_a_usable_line(content, tmp_path):
     (tmp_path / "data.jsonl").write_text(content)
     with pytest.raises(UserError, match=r"data\.jsonl has no usable line"):
-        evaluate_file(random_model(), tmp_path / "data.jsonl")
+        evaluate_file(random_model(CONFIG), tmp_path / "data.jsonl")
 
 
 def test_broken_weights_are_an_error_not_a_number():
-    model = random_model()
+    model = random_model(CONFIG)
     model.params["final_norm"][3] = np.nan
     with pytest.raises(UserError, match="not finite"):
         score_texts(model, TEXTS[:2])
@@ -189,7 +178,7 @@ def evaluate_command(*argv):
 
 
 def test_command_on_a_workdir_and_on_its_export(tmp_path):
-    model, data = random_model(scale=3.0), write_jsonl(tmp_path / "data.jsonl", TEXTS)
+    model, data = random_model(CONFIG, scale=3.0), write_jsonl(tmp_path / "data.jsonl", TEXTS)
     save_imported(Workdir(tmp_path / "workdir"), model.config, model.params, model.tokenizer, "test")
     export(model, tmp_path / "hf")
     expected, results = evaluate_file(model, data), []
@@ -211,7 +200,7 @@ def test_command_on_a_workdir_and_on_its_export(tmp_path):
 def test_command_keeps_an_old_result_when_the_input_is_bad(tmp_path):
     out = tmp_path / "out.json"
     out.write_text("old")
-    export(random_model(), tmp_path / "hf")
+    export(random_model(CONFIG), tmp_path / "hf")
     done = evaluate_command("--model", tmp_path / "hf", "--data", tmp_path / "none.jsonl", "--json", out)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ") and "none.jsonl" in done.stderr

@@ -106,7 +106,7 @@ def test_groups_are_bounded():
     lengths = [100, 4000, 5, 300, 30000, 1000, 7] * 40
     groups = list(module._groups(lengths, 24, 1))
     assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
-    slots = [len(group) * module._bucket(max(lengths[i] for i in group) + 24, 256) for group in groups]
+    slots = [len(group) * module.power_of_two(max(lengths[i] for i in group) + 24, 256) for group in groups]
     assert max(slots) == module._GROUP_SLOTS == 2**15
     # 30000 goes alone, 4000 by 8, 1000 by 32 with shorter ones to fill the group, likewise 300 by 64, the rest by 128.
     assert len(groups) == 40 + 5 + 2 + 1 + 1

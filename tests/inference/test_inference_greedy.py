@@ -129,7 +129,7 @@ def test_growing_cache_changes_nothing(model, monkeypatch):
     at_once = generate(config, params, prompts, Options(max_new_tokens=40), eos_id=-1)
     assert [len(t) for t in at_once] == [40] * 4
     module = sys.modules[generate.__module__]
-    monkeypatch.setattr(module, "_MIN_SLOTS", 16)  # the longest prompt takes 32 at once
+    monkeypatch.setattr(module, "MIN_SLOTS", 16)  # the longest prompt takes 32 at once
     slots = []
     decode = module._decode
     monkeypatch.setattr(module, "_decode", lambda *a: slots.append(a[2].cache.n_slots) or decode(*a))

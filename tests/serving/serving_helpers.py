@@ -88,6 +88,7 @@ class ScriptedEngine:
         self.prompts: list[str] = []
         self.options: list[Any] = []
         self.n_running = self.n_waiting = 0
+        self.is_alive = True
 
     def submit(self, prompt: Any, options: Any, on_piece: Any) -> Any:
         if len(prompt) >= self.max_context:

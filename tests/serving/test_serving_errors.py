@@ -177,6 +177,13 @@ def test_paths_methods_and_models(port):
     assert ask(port, "GET", "/health").body == {"status": "ok", "model": "tiny"}
 
 
+def test_health_says_so_when_nothing_is_answered_any_more():
+    engine = ScriptedEngine("fine")
+    with served(engine) as port:
+        engine.is_alive = False
+        check_error(ask(port, "GET", "/health"), 503, "engine_error")
+
+
 def test_errors_are_counted_by_status(port):
     ask(port, "GET", "/some/where")
     text = ask(port, "GET", "/metrics").body.decode()

@@ -25,11 +25,6 @@ def compile_cache(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    return th.write_corpus(tmp_path_factory.mktemp("data") / "corpus.jsonl")
-
-
-@pytest.fixture(scope="module")
 def trained(tmp_path_factory, corpus) -> Path:
     """A finished run of 4 steps; read only."""
     workdir = tmp_path_factory.mktemp("trained") / "run"

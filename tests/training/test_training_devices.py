@@ -29,11 +29,6 @@ Train = Callable[..., tuple[Path, Batches]]
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    return th.write_corpus(tmp_path_factory.mktemp("data") / "corpus.jsonl")
-
-
-@pytest.fixture(scope="module")
 def train(tmp_path_factory, corpus) -> Train:
     """train(devices, accum_steps) -> the workdir of a run, and its batches as (BATCH_SIZE, T) in global order."""
     make_batch = loop.make_batch

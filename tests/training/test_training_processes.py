@@ -27,16 +27,6 @@ BOUND = 20.0  # seconds between the end of one process and that of the others
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    return th.write_corpus(tmp_path_factory.mktemp("data") / "corpus.jsonl")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.getbasetemp() / "cache"
-
-
-@pytest.fixture(scope="module")
 def one_process(tmp_path_factory, corpus) -> Callable[..., Path]:
     """The workdir of a run of this process on two of its devices."""
 

@@ -23,11 +23,6 @@ OPTIONS = {
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    return th.write_corpus(tmp_path_factory.mktemp("data") / "corpus.jsonl")
-
-
-@pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 

@@ -13,16 +13,6 @@ STEPS = 12
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    return th.write_corpus(tmp_path_factory.mktemp("data") / "corpus.jsonl")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.getbasetemp() / "cache"
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, corpus, cache) -> Path:
     workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
     result = th.run_command(cache, *th.overrides(workdir, corpus, save_every=0))

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-import training_helpers as th
 import transformers
 
 from minimind_jax import hf_format
@@ -168,11 +167,6 @@ def widen(model: torch.nn.Module, config: ModelConfig) -> torch.nn.Module:
             if type(module).__name__.endswith(suffix):
                 module.forward = types.MethodType(forward, module)
     return model.double()
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    return th.write_corpus(tmp_path_factory.mktemp("data") / "corpus.jsonl")
 
 
 @pytest.fixture(autouse=True)
