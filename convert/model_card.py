@@ -14,7 +14,7 @@ from typing import Any
 from minimind_jax.errors import UserError
 from minimind_jax.long_context import trained_length
 from minimind_jax.model import count_params
-from minimind_jax.workdir import LoadedModel, Workdir, is_workdir, read_metrics
+from minimind_jax.workdir import LoadedModel, Workdir, is_workdir, lineage, read_metrics
 
 _STAGES = {"pretrain": "pretraining", "sft": "supervised fine-tuning on conversations", "dpo": "preference training"}
 
@@ -90,23 +90,16 @@ def write_model_card(directory: Path, model: LoadedModel, name: str, architectur
 
 def _stages(model: LoadedModel) -> Iterator[_Stage]:
     """The runs that made the model, the last one first, as far back as their workdirs are there."""
-    path, step = model.path, model.step
-    seen: set[Path] = set()
-    while is_workdir(path) and path.resolve() not in seen:
-        seen.add(path.resolve())
-        try:
-            config = Workdir(path).read_config()
-            metrics = [line for line in read_metrics(Workdir(path)) if line["step"] <= step]
-        except UserError:  # a card is no reason to fail
-            return
-        if config.get("stage") not in _STAGES:  # imported
-            return
-        yield _Stage(config, step, metrics)
-        source = config.get("identity", {}).get("init_from")  # an absolute path, whatever the recipe says
-        if not source:
-            return
-        path = Path(source)
-        step = max(Workdir(path).steps(), default=0)
+    try:
+        for path, config in lineage(model.path):
+            workdir = Workdir(path)
+            step = model.step if path == model.path else max(workdir.steps(), default=0)
+            metrics = [line for line in read_metrics(workdir) if line["step"] <= step]
+            if config.get("stage") not in _STAGES:  # imported
+                return
+            yield _Stage(config, step, metrics)
+    except UserError:  # a card is no reason to fail
+        return
 
 
 def _architecture_rows(model: LoadedModel, architecture: str, dtype: str) -> Iterator[tuple[str, object]]:

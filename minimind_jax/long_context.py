@@ -12,7 +12,7 @@ from pathlib import Path
 
 from minimind_jax.config import ModelConfig, RopeScaling
 from minimind_jax.errors import UserError
-from minimind_jax.workdir import TRAINED_KEY, LoadedModel, Workdir, is_workdir
+from minimind_jax.workdir import TRAINED_KEY, LoadedModel, lineage
 
 
 def trained_length(path: str | Path) -> int | None:
@@ -23,11 +23,8 @@ def trained_length(path: str | Path) -> int | None:
     Returns: None where nothing says: a Hugging Face directory, an imported model, and what began from
       one of these or from a workdir that is gone.
     """
-    longest, path = 0, Path(path)
-    seen: set[Path] = set()
-    while is_workdir(path) and path.resolve() not in seen:
-        seen.add(path.resolve())
-        config = Workdir(path).read_config()
+    longest = 0
+    for _, config in lineage(path):
         if TRAINED_KEY in config:
             recorded = config[TRAINED_KEY]
             return None if recorded is None else max(longest, recorded)
@@ -36,7 +33,6 @@ def trained_length(path: str | Path) -> int | None:
         longest = max(longest, config["data"]["max_seq_len"])
         if not config["identity"].get("init_from"):
             return longest
-        path = Path(config["identity"]["init_from"])
     return None
 
 

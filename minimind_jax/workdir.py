@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,22 @@ def read_metrics(workdir: Workdir) -> list[dict[str, Any]]:
 
 def is_workdir(path: Path) -> bool:
     return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+
+
+def lineage(path: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A workdir with its config, then those that its run began from, as far as they are there.
+
+    Raises UserError where a config.json on the way is damaged.
+    """
+    path, seen = Path(path), set[Path]()
+    while is_workdir(path) and path.resolve() not in seen:
+        seen.add(path.resolve())
+        config = Workdir(path).read_config()
+        yield path, config
+        source = config.get("identity", {}).get("init_from")  # an absolute path, whatever the recipe says
+        if not source:
+            return
+        path = Path(source)
 
 
 def model_config(path: str | Path) -> ModelConfig:
