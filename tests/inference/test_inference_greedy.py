@@ -108,6 +108,21 @@ def test_greedy_equals_transformers_token_by_token(kwargs):
     assert len({t for tokens in ours for t in tokens}) > 20  # not one token for ever
 
 
+def test_the_repetition_penalty_counts_prompt_and_answer_as_transformers_does():
+    config = tiny_config()
+    model, prompts, penalty = transformers_model(config), random_prompts(config), 1.3
+    options = Options(max_new_tokens=40, repetition_penalty=penalty)
+    ours = generate(config, our_params(config, model), prompts, options, eos_id=-1)
+    assert ours != generate(config, our_params(config, model), prompts, Options(max_new_tokens=40), eos_id=-1)
+    torch = pytest.importorskip("torch")
+    for prompt, tokens in zip(prompts, ours, strict=True):
+        ids = torch.tensor([prompt])
+        theirs = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False, repetition_penalty=penalty
+        )
+        assert tokens == theirs[0, len(prompt) :].tolist()
+
+
 @pytest.fixture(scope="module")
 def model():
     config = tiny_config(qk_norm=True)
