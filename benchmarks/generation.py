@@ -10,7 +10,9 @@ every core the process may use). Measured are
   arrivals  32 requests of mixed lengths that arrive at random: from the first arrival to the last answer. transformers
             serves them one after another, as a script around `generate` does; the engine batches them as they come.
 
-The first round of each does not count (compiling, allocating). Needs torch and transformers (requirements-test.txt).
+The first rounds do not count: one of transformers, ours until nothing new is compiled. How many requests run at the
+same time depends on timing, so that later rounds can still meet a size for the first time. Needs torch and transformers
+(requirements-test.txt).
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ import argparse
 import json
 import os
 import platform
+import queue
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +56,7 @@ def our_side(engine: Engine) -> Serve:
         arrivals: Sequence[float], prompts: Sequence[Prompt], new: Sequence[int]
     ) -> tuple[list[float], list[float]]:
         first, last = [0.0] * len(prompts), [0.0] * len(prompts)
-        done = threading.Semaphore(0)
+        ends: queue.SimpleQueue[Piece] = queue.SimpleQueue()
         began = time.perf_counter()
 
         def submit(i: int) -> None:
@@ -61,9 +64,8 @@ def our_side(engine: Engine) -> Serve:
                 now = time.perf_counter() - began
                 first[i] = first[i] or now
                 if piece.finish_reason:
-                    assert piece.finish_reason == "length", piece
                     last[i] = now
-                    done.release()
+                    ends.put(piece)
 
             engine.submit(prompts[i], Options(max_new_tokens=new[i], ignore_eos=True), on_piece)
 
@@ -71,7 +73,8 @@ def our_side(engine: Engine) -> Serve:
             time.sleep(max(0.0, arrival - (time.perf_counter() - began)))
             submit(i)
         for _ in prompts:
-            done.acquire()
+            piece = ends.get()
+            assert piece.finish_reason == "length", piece
         return first, last
 
     return serve
@@ -137,30 +140,49 @@ def random_params(config: ModelConfig) -> Params:
     )
 
 
-def workloads(vocab_size: int, batches: Sequence[int], prompt: int, new: int, gap: float) -> dict[str, tuple]:
-    """Name -> (arrivals, prompts, new tokens)."""
+@dataclass(frozen=True)
+class Workload:
+    arrivals: list[float]  # seconds
+    lengths: list[int]  # tokens of the prompts
+    new: list[int]  # tokens of the answers
+
+    def prompts(self, vocab_size: int, seed: int) -> list[Prompt]:
+        """Others in every round, since the engine would not read the same one twice in a row."""
+        rng = np.random.default_rng(seed)
+        return [rng.integers(3, vocab_size, n).tolist() for n in self.lengths]
+
+
+def workloads(batches: Sequence[int], prompt: int, new: int, gap: float) -> dict[str, Workload]:
+    found = {"prefill": Workload([0.0], [prompt], [1])}
+    for n in batches:
+        found[f"decode, batch {n}"] = Workload([0.0] * n, [32] * n, [new] * n)
     rng = np.random.default_rng(0)
-
-    def text(n: int) -> Prompt:
-        return rng.integers(3, vocab_size, n).tolist()
-
-    found: dict[str, tuple] = {"prefill": ([0.0], [text(prompt)], [1])}
-    for batch in batches:
-        found[f"decode, batch {batch}"] = ([0.0] * batch, [text(32) for _ in range(batch)], [new] * batch)
     arrivals = np.cumsum(rng.exponential(gap, _REQUESTS)).tolist()
     lengths, wanted = rng.integers(16, 257, _REQUESTS), rng.integers(16, 129, _REQUESTS)
-    found["arrivals"] = (arrivals, [text(int(n)) for n in lengths], wanted.tolist())
+    found["arrivals"] = Workload(arrivals, lengths.tolist(), wanted.tolist())
     return found
 
 
-def rate(name: str, workload: tuple, first: list[float], last: list[float]) -> float:
+def rate(name: str, workload: Workload, first: list[float], last: list[float]) -> float:
     """Tokens a second."""
-    arrivals, prompts, new = workload
     if name == "prefill":
-        return len(prompts[0]) / first[0]
+        return workload.lengths[0] / first[0]
     if name == "arrivals":
-        return sum(new) / (max(last) - arrivals[0])
-    return sum(n - 1 for n in new) / (max(last) - max(first))
+        return sum(workload.new) / (max(last) - workload.arrivals[0])
+    return sum(n - 1 for n in workload.new) / (max(last) - max(first))
+
+
+def warm_up(engine: Engine, sides: dict[str, Serve], workload: Workload) -> int:
+    """Rounds until the engine compiles nothing new in two of them, at most ten: their number."""
+    quiet = n_rounds = 0
+    while quiet < 2 and n_rounds < 10:
+        n_programs = len(engine.statistics.programs)
+        prompts = workload.prompts(engine.config.vocab_size, 1000 + n_rounds)
+        sides["ours"](workload.arrivals, prompts, workload.new)
+        quiet = quiet + 1 if len(engine.statistics.programs) == n_programs else 0
+        n_rounds += 1
+    sides["transformers"](workload.arrivals, prompts, workload.new)
+    return n_rounds
 
 
 def main() -> None:
@@ -185,23 +207,24 @@ def main() -> None:
                 f"{args.preset}, {threads} threads, jax {jax.__version__}, torch {torch.__version__}, "
                 f"transformers {transformers.__version__}"
             )
-            for name, workload in workloads(config.vocab_size, args.batch, args.prompt, args.new, args.gap).items():
+            for name, workload in workloads(args.batch, args.prompt, args.new, args.gap).items():
                 rates: dict[str, list[float]] = {side: [] for side in sides}
                 waits: dict[str, list[float]] = {side: [] for side in sides}
-                for repeat in range(args.repeats + 1):
+                n_warm_up = warm_up(engine, sides, workload)
+                for repeat in range(args.repeats):
+                    prompts = workload.prompts(config.vocab_size, repeat)
                     for side, serve in sides.items():
                         time.sleep(_PAUSE_S)
-                        first, last = serve(*workload)
-                        if repeat:
-                            rates[side].append(rate(name, workload, first, last))
-                            waits[side] += [f - a for f, a in zip(first, workload[0], strict=True)]
+                        first, last = serve(workload.arrivals, prompts, workload.new)
+                        rates[side].append(rate(name, workload, first, last))
+                        waits[side] += [f - a for f, a in zip(first, workload.arrivals, strict=True)]
                 ratios = [a / b for a, b in zip(rates["ours"], rates["transformers"], strict=True)]
                 result[name] = {"rates": rates, "first_token_s": waits}
                 (ours, theirs), (wait, their_wait) = (map(statistics.median, x.values()) for x in (rates, waits))
                 print(
                     f"{name:16} ours {ours:8.1f} tokens/s, transformers {theirs:8.1f}, ratio "
                     f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); first token after "
-                    f"{1000 * wait:.0f} and {1000 * their_wait:.0f} ms"
+                    f"{1000 * wait:.0f} and {1000 * their_wait:.0f} ms; {n_warm_up} rounds to warm up"
                 )
             print(f"programs compiled by the engine: {len(engine.statistics.programs)}")
         if args.json:

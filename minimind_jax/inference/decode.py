@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from minimind_jax.config import ModelConfig
-from minimind_jax.inference.cache import KVCache, append, decode_attention, grow
+from minimind_jax.inference.cache import Cache, first_attention, piece_attention, step_attention, with_slots
 from minimind_jax.inference.options import MAX_TOP_LOGPROBS, Options
 from minimind_jax.inference.sampling import Sampling, make_sampling, sample
-from minimind_jax.model import Params, hidden_states_with_cache, logits
-from minimind_jax.model.transformer import AttendFn
+from minimind_jax.model import AttentionFn, Params, hidden_states_with_cache, logits, pick_attention, xla_attention
+
+_KERNEL_TOKENS = 256  # what pick_attention's check runs
 
 
 class Rows(NamedTuple):
@@ -48,11 +49,6 @@ class Step(NamedTuple):
     top_logprobs: jax.Array  # (B, MAX_TOP_LOGPROBS) float32
 
 
-def empty_cache(config: ModelConfig, n_rows: int, n_slots: int, dtype: jnp.dtype) -> KVCache:
-    shape = (config.n_layers, n_rows, config.n_kv_heads, n_slots, config.head_dim)
-    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-
-
 def make_rows(
     prompts: Sequence[Sequence[int]],
     new_tokens: Sequence[int],
@@ -61,7 +57,7 @@ def make_rows(
     vocab_size: int,
     streams: Sequence[int] = (0,),
 ) -> Rows:
-    """Rows that have read all but the last token of their prompts.
+    """Rows that have read all but the last token of their prompts, as numpy arrays (the device is busy).
 
     Args:
       new_tokens: how many each may get; 0 = none, a row that only fills the batch.
@@ -72,59 +68,54 @@ def make_rows(
     seen = np.zeros((n, vocab_size), bool)
     for row, prompt in zip(seen, prompts, strict=True):
         row[list(prompt)] = True
-    return Rows(
-        tokens=jnp.array([prompt[-1] for prompt in prompts], jnp.int32),
-        positions=jnp.array(lengths - 1),
-        limits=jnp.array(lengths + np.array(new_tokens, np.int32)),
-        eos=jnp.full(n, -1 if options.ignore_eos else eos_id, jnp.int32),
-        seen=jnp.array(seen),
-        wants_logprobs=jnp.full(n, options.top_logprobs >= 0),
-        sampling=make_sampling(options, streams),
-    )
+    values: dict[str, Any] = {
+        "tokens": np.array([prompt[-1] for prompt in prompts], np.int32),
+        "positions": lengths - 1,
+        "limits": lengths + np.array(new_tokens, np.int32),
+        "eos": np.full(n, -1 if options.ignore_eos else eos_id, np.int32),
+        "seen": seen,
+        "wants_logprobs": np.full(n, options.top_logprobs >= 0),
+    }
+    return Rows(**values, sampling=make_sampling(options, streams))
+
+
+def prompt_attention(config: ModelConfig, dtype: jnp.dtype, n_tokens: int) -> AttentionFn:
+    """For `read_prompts`: the platform's kernel where prompts are long enough to be worth compiling and checking it."""
+    return xla_attention if n_tokens < _KERNEL_TOKENS else pick_attention("auto", config, dtype, packed=False).attend
+
+
+@functools.partial(jax.jit, static_argnames=("config", "n_slots", "attention"))
+def read_prompts(config: ModelConfig, params: Params, tokens: jax.Array, n_slots: int, attention: AttentionFn) -> Cache:
+    """The cache, with `n_slots` >= T slots, of right-padded prompts `tokens` (B, T).
+
+    What padding leaves in a cache is never looked at: a slot is read by later positions only, and those overwrite it
+    first.
+    """
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    caches = [None] * config.n_layers
+    attend = first_attention(attention)
+    return with_slots(hidden_states_with_cache(config, params, tokens, positions, caches, attend)[1], n_slots)
 
 
 @functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("cache",))
-def read_prompt(config: ModelConfig, params: Params, cache: KVCache, tokens: jax.Array, start: jax.Array) -> KVCache:
-    """Reads a piece `tokens` (1, T) of one prompt, at positions from `start` on, into its own cache (one row).
+def read_piece(config: ModelConfig, params: Params, cache: Cache, tokens: jax.Array, start: jax.Array) -> Cache:
+    """Reads `tokens` (1, T) of one prompt, at the positions from `start` on, into its own cache (one row).
 
-    The piece may be padded at its end: what that leaves in the cache is never looked at, since a slot is read by later
-    positions only, and they overwrite it first.
+    The piece may be padded at its end, but not beyond the slots.
     """
-    T = tokens.shape[1]
-    positions = start + jnp.arange(T)[None]
-    attend = _prompt_attention(start, T)
-    _, (k, v) = hidden_states_with_cache(config, params, tokens, positions, cache, attend, cache.k.dtype)
-    return KVCache(k, v)
-
-
-def _prompt_attention(start: jax.Array, n_tokens: int) -> AttendFn:
-    """Attention of tokens at `start`, start + 1, ... to all slots up to their own; gives back the filled slots."""
-
-    def attend(cache: KVCache, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[Any, jax.Array]:
-        _, T, H, h = q.shape
-        keys = jax.lax.dynamic_update_slice(cache.k, k.swapaxes(1, 2), (0, 0, start, 0))  # (1, K, S, h)
-        values = jax.lax.dynamic_update_slice(cache.v, v.swapaxes(1, 2), (0, 0, start, 0))
-        K, S = keys.shape[1:3]
-        accum = jnp.promote_types(q.dtype, jnp.float32)
-        q = q.reshape(1, T, K, H // K, h) * jnp.asarray(h**-0.5, q.dtype)
-        scores = jnp.einsum("btkgh,bksh->bkgts", q, keys, preferred_element_type=accum)
-        may_see = jnp.arange(S) <= start + jnp.arange(n_tokens)[:, None]  # (T, S)
-        probs = jax.nn.softmax(jnp.where(may_see, scores, jnp.finfo(accum).min), axis=-1)
-        out = jnp.einsum("bkgts,bksh->btkgh", probs.astype(v.dtype), values)
-        return KVCache(keys, values), out.reshape(1, T, H, h)
-
-    return attend
+    positions = start + jnp.arange(tokens.shape[1])[None]
+    return hidden_states_with_cache(config, params, tokens, positions, cache, piece_attention(start))[1]
 
 
 @functools.partial(jax.jit, donate_argnames=("cache", "rows"))
-def admit(cache: KVCache, rows: Rows, prompt_cache: KVCache, new: Rows, row: jax.Array) -> tuple[KVCache, Rows]:
+def admit(cache: Cache, rows: Rows, prompt_cache: Cache, new: Rows, row: jax.Array) -> tuple[Cache, Rows]:
     """Puts one sequence (`new`, leaves (1, ...)) with the cache of its prompt into the row `row`."""
 
     def lay(slots: jax.Array, prompt: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice(slots, prompt, (0, row, 0, 0, 0))
+        return jax.lax.dynamic_update_slice(slots, prompt, (row, 0, 0, 0))
 
     rows = jax.tree.map(lambda all_rows, one: all_rows.at[row].set(one[0]), rows, new)
-    return KVCache(lay(cache.k, prompt_cache.k), lay(cache.v, prompt_cache.v)), rows
+    return jax.tree.map(lay, cache, prompt_cache), rows
 
 
 @functools.partial(jax.jit, donate_argnames=("rows",))
@@ -134,35 +125,29 @@ def halt(rows: Rows, row: jax.Array) -> Rows:
 
 
 @functools.partial(jax.jit, static_argnames=("n_slots",))
-def resize(cache: KVCache, rows: Rows, chosen: jax.Array, n_slots: int) -> tuple[KVCache, Rows]:
+def resize(cache: Cache, rows: Rows, chosen: jax.Array, n_slots: int) -> tuple[Cache, Rows]:
     """The rows `chosen` (B',) only, in that order, with `n_slots` slots each."""
-    old_slots = cache.n_slots
-    k, v = (x[:, chosen, :, : min(n_slots, old_slots)] for x in (cache.k, cache.v))
-    return grow(KVCache(k, v), n_slots), jax.tree.map(lambda leaf: leaf[chosen], rows)
+    cache, rows = jax.tree.map(lambda leaf: leaf[chosen], (cache, rows))
+    return with_slots(cache, n_slots), rows
 
 
-@functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("cache", "rows"))
-def decode_step(config: ModelConfig, params: Params, cache: KVCache, rows: Rows) -> tuple[KVCache, Rows, Step]:
-    """`advance`, with log-probabilities for the rows that want them. `params` in the cache's dtype."""
-    wants = jnp.any(rows.wants_logprobs)
-    cache, rows, chosen, scores = advance(config, params, cache, rows)
-    return cache, rows, jax.lax.cond(wants, _with_logprobs, _without_logprobs, scores, chosen)
+@functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("cache",))
+def read_tokens(config: ModelConfig, params: Params, cache: Cache, rows: Rows) -> tuple[Cache, jax.Array]:
+    """Reads each row's token: the cache with it, and the logits (B, V) of the next one.
 
-
-def advance(
-    config: ModelConfig, params: Params, cache: KVCache, rows: Rows
-) -> tuple[KVCache, Rows, jax.Array, jax.Array]:
-    """Reads each row's token and chooses the next one.
-
-    Returns: cache and rows after it, the chosen tokens (B,), and the logits (B, V) that they were chosen from. An end
-      token completes its row and is not added to it.
+    Args:
+      params: of `unstack_layers`.
     """
     at = rows.positions
-    attend = decode_attention(at)
-    hidden, (k, v) = hidden_states_with_cache(
-        config, params, rows.tokens[:, None], at[:, None], cache, attend, cache.k.dtype
+    hidden, cache = hidden_states_with_cache(
+        config, params, rows.tokens[:, None], at[:, None], cache, step_attention(at)
     )
-    scores = logits(params, hidden[:, 0])
+    return cache, logits(params, hidden[:, 0])
+
+
+def choose(scores: jax.Array, rows: Rows) -> tuple[Rows, jax.Array]:
+    """Chooses the next tokens (B,) by logits (B, V), and adds them; an end token completes its row instead."""
+    at = rows.positions
     chosen = sample(scores, rows.sampling, at + 1, rows.seen)
     ends = rows.active & (chosen == rows.eos)
     grows = rows.active & ~ends
@@ -172,7 +157,18 @@ def advance(
         limits=jnp.where(ends, 0, rows.limits),
         seen=rows.seen.at[jnp.arange(len(chosen)), chosen].max(grows),
     )
-    return append(cache, k, v, at), rows, chosen, scores
+    return rows, chosen
+
+
+@functools.partial(jax.jit, donate_argnames=("rows",))
+def choose_with_logprobs(scores: jax.Array, rows: Rows) -> tuple[Rows, Step]:
+    """`choose`, with log-probabilities for the rows that want them.
+
+    A program of its own: it takes longer to compile than a layer, and is the same for any number of slots.
+    """
+    wants = jnp.any(rows.wants_logprobs)
+    rows, chosen = choose(scores, rows)
+    return rows, jax.lax.cond(wants, _with_logprobs, _without_logprobs, scores, chosen)
 
 
 def _with_logprobs(scores: jax.Array, chosen: jax.Array) -> Step:

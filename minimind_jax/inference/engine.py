@@ -21,14 +21,14 @@ import numpy as np
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
 from minimind_jax.inference import decode
-from minimind_jax.inference.cache import MIN_SLOTS, KVCache, power_of_two
+from minimind_jax.inference.cache import MIN_SLOTS, Cache, count_slots, empty_cache, power_of_two
 from minimind_jax.inference.options import Options
 from minimind_jax.inference.text_stream import TextStream
-from minimind_jax.model import Params
+from minimind_jax.model import Params, unstack_layers
 from minimind_jax.tokenizer import Tokenizer
 
 _MIN_PIECE, _PIECE = 16, 512  # tokens of a prompt that are read at once
-_PATIENCE = 16  # rounds that a smaller batch must do before memory is moved to make it smaller
+_PATIENCE = 4  # rounds that a smaller batch must do before memory is moved to make it smaller
 
 
 class QueueFullError(Exception):
@@ -64,7 +64,8 @@ class Request:
     submitted: float = field(default_factory=time.monotonic)
     cancelled: bool = False
     # The engine's own notes.
-    prompt_cache: KVCache | None = None
+    begun: bool = False
+    prompt_cache: Cache | None = None
     n_read: int = 0  # tokens of the prompt in `prompt_cache`
     n_dispatched: int = 0  # steps in which it took part
     n_new: int = 0  # tokens handed out
@@ -111,13 +112,14 @@ class Engine:
         self.config, self.tokenizer = config, tokenizer
         self.max_context = min(max_context or config.max_seq_len, config.max_seq_len)
         self.statistics = Statistics()
-        self._params = jax.tree.map(lambda p: jnp.asarray(p, dtype), params)
+        self._params = unstack_layers(params, dtype)
         self._dtype, self._max_batch, self._max_queue = dtype, max_batch, max_queue
         self._max_slots = max_slots
         self._on_compile = on_compile
         self._waiting: collections.deque[Request] = collections.deque()
         self._rows: list[Request | None] = [None]
         self._state = self._empty(1, MIN_SLOTS)
+        self._last_read: tuple[Sequence[int], Cache] | None = None  # a prompt but for its last token, and its cache
         self._in_flight: tuple[decode.Step, list[tuple[int, Request]]] | None = None
         self._oversized = 0  # rounds in a row that a smaller batch could have done
         self._wake = threading.Condition()
@@ -147,7 +149,7 @@ class Engine:
                 "shorten it"
             )
         stream = TextStream(self.tokenizer, options.stop)
-        request = Request(prompt, options, on_piece, min(options.max_new_tokens, room), stream)
+        request = Request(list(prompt), options, on_piece, min(options.max_new_tokens, room), stream)
         with self._wake:
             if self._closed:
                 raise RuntimeError("the engine is closed")
@@ -239,27 +241,34 @@ class Engine:
 
     def _read_piece(self, request: Request) -> int:
         """All but the last token goes into the cache: that one is the first that a decode step reads."""
-        n_prompt = len(request.prompt) - 1
-        if request.prompt_cache is None:
-            n_slots = power_of_two(n_prompt, _MIN_PIECE)
-            request.prompt_cache = decode.empty_cache(self.config, 1, n_slots, self._dtype)
-        if not n_prompt:
+        request.begun = True
+        before_last = request.prompt[:-1]
+        if self._last_read and self._last_read[0] == before_last:  # the choices of one request come one after another
+            request.prompt_cache, request.n_read = self._last_read[1], len(before_last)
             return 1
-        size = min(request.prompt_cache.n_slots, _PIECE)
+        n_slots = power_of_two(len(before_last), MIN_SLOTS)
+        size = min(power_of_two(len(before_last), _MIN_PIECE), _PIECE)
         tokens = np.zeros((1, size), np.int32)
-        piece = request.prompt[request.n_read : min(request.n_read + size, n_prompt)]
+        piece = before_last[request.n_read : request.n_read + size]
         tokens[0, : len(piece)] = piece
-        self._compiling("prompt", size, request.prompt_cache.n_slots)
-        start = np.int32(request.n_read)
-        request.prompt_cache = decode.read_prompt(self.config, self._params, request.prompt_cache, tokens, start)
+        self._compiling("prompt", size, n_slots)
+        if len(before_last) <= size:
+            attention = decode.prompt_attention(self.config, self._dtype, size)
+            request.prompt_cache = decode.read_prompts(self.config, self._params, tokens, n_slots, attention)
+        else:
+            cache = request.prompt_cache or empty_cache(self.config, 1, n_slots, self._dtype)
+            start = np.int32(request.n_read)
+            request.prompt_cache = decode.read_piece(self.config, self._params, cache, tokens, start)
         request.n_read += len(piece)
+        if request.n_read == len(before_last):
+            self._last_read = (before_last, request.prompt_cache)
         return size
 
     def _join(self, request: Request) -> None:
         assert request.prompt_cache is not None
         n, options = len(request.prompt), request.options
-        needed = max(request.prompt_cache.n_slots, self._slots_needed(n + 1))
-        size = (len(self._rows), self._state[0].n_slots)
+        needed = max(count_slots(request.prompt_cache), self._slots_needed(n + 1))
+        size = (len(self._rows), count_slots(self._state[0]))
         n_rows, n_slots = size[0] if None in self._rows else 2 * size[0], max(needed, size[1])
         if n_rows * n_slots > self._max_slots:
             n_rows, n_slots = min(n_rows, power_of_two(self.n_running + 1, 1)), needed
@@ -269,7 +278,7 @@ class Engine:
         new = decode.make_rows(
             [request.prompt], [request.max_new_tokens], options, self.tokenizer.eos_id, self.config.vocab_size
         )
-        self._compiling("join", len(self._rows), self._state[0].n_slots, request.prompt_cache.n_slots)
+        self._compiling("join", len(self._rows), count_slots(self._state[0]), count_slots(request.prompt_cache))
         self._state = decode.admit(*self._state, request.prompt_cache, new, np.int32(row))
         request.prompt_cache = None
         self._rows[row] = request
@@ -277,7 +286,7 @@ class Engine:
     def _fit(self) -> None:
         """Grows the cache where the next step needs it, and shrinks the batch when it has been too large for long."""
         n_slots, n_rows = self._slots_needed(), power_of_two(self.n_running, 1)
-        size = (len(self._rows), self._state[0].n_slots)
+        size = (len(self._rows), count_slots(self._state[0]))
         self._oversized = self._oversized + 1 if (n_rows, n_slots) < size or n_slots < size[1] else 0
         if n_slots > size[1]:
             self._resize(size[0] if size[0] * n_slots <= self._max_slots else n_rows, n_slots)
@@ -291,16 +300,22 @@ class Engine:
         return power_of_two(max([least, *used]), MIN_SLOTS)
 
     def _resize(self, n_rows: int, n_slots: int) -> None:
-        """Running sequences move to the front rows."""
-        order = sorted(range(len(self._rows)), key=lambda row: self._rows[row] is None)[:n_rows]
-        chosen = np.array([*order, *[0] * (n_rows - len(order))], np.int32)
-        self._compiling("resize", len(self._rows), self._state[0].n_slots, n_rows, n_slots)
-        self._state = decode.resize(*self._state, chosen, n_slots)
-        self._rows = [*(self._rows[row] for row in order), *[None] * (n_rows - len(order))]
+        """Running sequences move to the front rows. Goes by doubling or halving, which bounds the programs."""
+        while (size := (len(self._rows), count_slots(self._state[0]))) != (n_rows, n_slots):
+            if n_rows < size[0] or n_slots < size[1]:  # first, so that no more memory is needed on the way
+                to = (size[0] // 2, size[1]) if n_rows < size[0] else (size[0], size[1] // 2)
+            else:
+                to = (size[0], 2 * size[1]) if n_slots > size[1] else (2 * size[0], size[1])
+            order = sorted(range(size[0]), key=lambda row: self._rows[row] is None)[: to[0]]
+            chosen = np.array([*order, *[0] * (to[0] - len(order))], np.int32)
+            self._compiling("resize", *size, *to)
+            self._state = decode.resize(*self._state, chosen, to[1])
+            self._rows = [*(self._rows[row] for row in order), *[None] * (to[0] - len(order))]
 
     def _dispatch(self) -> tuple[decode.Step, list[tuple[int, Request]]]:
-        self._compiling("decode", len(self._rows), self._state[0].n_slots)
-        cache, rows, step = decode.decode_step(self.config, self._params, *self._state)
+        self._compiling("decode", len(self._rows), count_slots(self._state[0]))
+        cache, scores = decode.read_tokens(self.config, self._params, *self._state)
+        rows, step = decode.choose_with_logprobs(scores, self._state[1])
         self._state = (cache, rows)
         taking_part = [(r, row) for row, r in enumerate(self._rows) if r and r.n_dispatched < r.max_new_tokens]
         for request, _ in taking_part:
@@ -354,8 +369,9 @@ class Engine:
 
     def _fail(self, message: str) -> None:
         """Ends what was under way, and begins anew with an empty batch; requests that were not begun stay in line."""
-        self._end(lambda request: request.prompt_cache is not None, Piece("", finish_reason="error", error=message))
-        self._in_flight, self._rows, self._state = None, [None], self._empty(1, MIN_SLOTS)
+        self._end(lambda request: request.begun, Piece("", finish_reason="error", error=message))
+        self._in_flight, self._last_read = None, None
+        self._rows, self._state = [None], self._empty(1, MIN_SLOTS)
 
     def _end(self, which_waiting: Callable[[Request], bool], piece: Piece) -> None:
         """Ends all running and some waiting requests."""
@@ -366,9 +382,9 @@ class Engine:
             if not request.done:
                 self._finish(request, piece)
 
-    def _empty(self, n_rows: int, n_slots: int) -> tuple[KVCache, decode.Rows]:
+    def _empty(self, n_rows: int, n_slots: int) -> tuple[Cache, decode.Rows]:
         rows = decode.make_rows([[0]] * n_rows, [0] * n_rows, Options(), -1, self.config.vocab_size, range(n_rows))
-        return decode.empty_cache(self.config, n_rows, n_slots, self._dtype), rows
+        return empty_cache(self.config, n_rows, n_slots, self._dtype), rows
 
     def _compiling(self, *program: Any) -> None:
         if program not in self.statistics.programs:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,24 +20,22 @@ from jax.sharding import PartitionSpec as P
 
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
-from minimind_jax.inference.cache import MIN_SLOTS, KVCache, from_prefill, grow, power_of_two, prefill_attention
-from minimind_jax.inference.decode import Rows, advance, make_rows
+from minimind_jax.inference.cache import MIN_SLOTS, Cache, count_slots, power_of_two, with_slots
+from minimind_jax.inference.decode import Rows, choose, make_rows, prompt_attention, read_prompts, read_tokens
 from minimind_jax.inference.options import Options
-from minimind_jax.model import Params, hidden_states_with_cache, pick_attention, xla_attention
-from minimind_jax.model.attention import AttentionFn
+from minimind_jax.model import AttentionFn, Params, unstack_layers
 
 if TYPE_CHECKING:
     from minimind_jax.workdir import LoadedModel
 
 _MIN_PROMPT = 16
-_KERNEL_PROMPT = 256  # tokens from which another kernel than xla's is worth compiling; what its check runs
 _GROUP_SLOTS = 2**15  # of the cache, all rows of a group together; a longer prompt goes alone
 
 
 class Decoding(NamedTuple):
     """Sequences in progress."""
 
-    cache: KVCache
+    cache: Cache
     rows: Rows
     texts: jax.Array  # (B, S) int32, prompt and what was generated
 
@@ -71,14 +69,13 @@ def generate(
     if options.stop or options.stop_token_ids or options.top_logprobs >= 0:
         raise ValueError("batch generation knows no stop texts, stop tokens or log-probabilities: use the engine")
     _check(config, prompts, options.max_new_tokens)
-    # Cast once, not in every step.
-    params = jax.tree.map(lambda p: jnp.asarray(p, dtype), params)
+    params = unstack_layers(params, dtype)
     if mesh:
         params = jax.device_put(params, NamedSharding(mesh, P()))
     new_tokens: list[list[int]] = [[]] * len(prompts)
     for group in _groups([len(p) for p in prompts], options.max_new_tokens, mesh.size if mesh else 1):
         members = [prompts[i] for i in group]
-        made = _generate_group(config, params, members, group, options, eos_id, dtype, mesh)
+        made = _generate_group(config, params, members, group, options, eos_id, mesh)
         for i, tokens in zip(group, made, strict=True):
             new_tokens[i] = tokens
     return new_tokens
@@ -127,7 +124,6 @@ def _generate_group(
     indices: Sequence[int],
     options: Options,
     eos_id: int,
-    dtype: jnp.dtype,
     mesh: Mesh | None,
 ) -> list[list[int]]:
     """The new tokens of each prompt, which has the index `indices[i]` among all."""
@@ -144,11 +140,9 @@ def _generate_group(
     if mesh:
         rows, tokens = jax.device_put((rows, tokens), NamedSharding(mesh, P(mesh.axis_names)))
 
-    attention: AttentionFn = xla_attention
-    if tokens.shape[1] >= _KERNEL_PROMPT:
-        attention = pick_attention("auto", config, dtype, packed=False).attend
+    attention = prompt_attention(config, params["embed"].dtype, tokens.shape[1])
     n_slots = power_of_two(longest + 1, MIN_SLOTS)
-    state = _prefill(config, params, tokens, rows, n_slots, dtype, attention, mesh)
+    state = _prefill(config, params, tokens, rows, n_slots, attention, mesh)
     while True:
         state = _decode(config, params, state, mesh)
         if not np.any(state.rows.active):
@@ -158,28 +152,21 @@ def _generate_group(
     return [made[i, len(prompts[i]) : ends[i]].tolist() for i in range(len(indices))]
 
 
-def _on_each_device(f: Callable, mesh: Mesh | None, begins: bool = False) -> Callable:
-    """`f(params, state)` on every device of the mesh for its own rows; they exchange nothing.
-
-    Args:
-      begins: `state` is still (tokens, rows) and becomes a Decoding.
-    """
+def _on_each_device(f: Callable, mesh: Mesh | None) -> Callable:
+    """`f(params, state)` on every device of the mesh for its own rows; they exchange nothing."""
     if mesh is None:
         return f
     rows = P(mesh.axis_names)
-    decoding: Any = Decoding(cache=P(None, mesh.axis_names), rows=rows, texts=rows)  # type: ignore[arg-type]
-    before = rows if begins else decoding
-    return jax.shard_map(f, mesh=mesh, in_specs=(P(), before), out_specs=decoding, check_vma=False)
+    return jax.shard_map(f, mesh=mesh, in_specs=(P(), rows), out_specs=rows, check_vma=False)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "n_slots", "dtype", "attention", "mesh"))
+@functools.partial(jax.jit, static_argnames=("config", "n_slots", "attention", "mesh"))
 def _prefill(
     config: ModelConfig,
     params: Params,
     tokens: jax.Array,
     rows: Rows,
     n_slots: int,
-    dtype: jnp.dtype,
     attention: AttentionFn,
     mesh: Mesh | None,
 ) -> Decoding:
@@ -187,13 +174,10 @@ def _prefill(
 
     def read(params: Params, tokens_and_rows: tuple[jax.Array, Rows]) -> Decoding:
         tokens, rows = tokens_and_rows
-        B, T = tokens.shape
-        positions = jnp.broadcast_to(jnp.arange(T), (B, T))
-        attend = prefill_attention(rows.positions, T, attention)
-        _, (k, v) = hidden_states_with_cache(config, params, tokens, positions, None, attend, dtype)
-        return Decoding(from_prefill(k, v, n_slots), rows, jnp.pad(tokens, [(0, 0), (0, n_slots - T)]))
+        cache = read_prompts(config, params, tokens, n_slots, attention)
+        return Decoding(cache, rows, jnp.pad(tokens, [(0, 0), (0, n_slots - tokens.shape[1])]))
 
-    return _on_each_device(read, mesh, begins=True)(params, (tokens, rows))
+    return _on_each_device(read, mesh)(params, (tokens, rows))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames=("state",))
@@ -202,13 +186,14 @@ def _decode(config: ModelConfig, params: Params, state: Decoding, mesh: Mesh | N
 
     def goes_on(state: Decoding) -> jax.Array:
         active, next_slot = state.rows.active, state.rows.positions + 1
-        return jnp.any(active) & jnp.all(~active | (next_slot < state.cache.n_slots))
+        return jnp.any(active) & jnp.all(~active | (next_slot < count_slots(state.cache)))
 
     def run(params: Params, state: Decoding) -> Decoding:
         numbers = jnp.arange(len(state.rows.tokens))
 
         def step(state: Decoding) -> Decoding:
-            cache, rows, _, _ = advance(config, params, state.cache, state.rows)
+            cache, scores = read_tokens(config, params, state.cache, state.rows)
+            rows, _ = choose(scores, state.rows)
             # What is complete writes its last token once more.
             return Decoding(cache, rows, state.texts.at[numbers, rows.positions].set(rows.tokens))
 
@@ -220,6 +205,6 @@ def _decode(config: ModelConfig, params: Params, state: Decoding, mesh: Mesh | N
 @jax.jit
 def _grow(state: Decoding) -> Decoding:
     """Twice the slots."""
-    n_slots = 2 * state.cache.n_slots
+    n_slots = 2 * count_slots(state.cache)
     texts = jnp.pad(state.texts, [(0, 0), (0, n_slots - state.texts.shape[1])])
-    return state._replace(cache=grow(state.cache, n_slots), texts=texts)
+    return state._replace(cache=with_slots(state.cache, n_slots), texts=texts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +20,23 @@ class Sampling(NamedTuple):
     top_p: jax.Array  # (B,) float32 in (0, 1], 1 = all
     min_p: jax.Array  # (B,) float32 in [0, 1], 0 = all
     repetition_penalty: jax.Array  # (B,) float32, 1 = off
-    key: jax.Array  # (B,) PRNG keys
+    seed: jax.Array  # (B,) uint32
+    stream: jax.Array  # (B,) uint32, sequences with the same seed draw differently
 
 
 def make_sampling(options: Options, streams: Sequence[int] | np.ndarray = (0,)) -> Sampling:
-    """The same values for all sequences; the key of sequence r depends on (seed, streams[r]) only."""
-    n, key = len(streams), jax.random.key(jnp.uint32(options.seed))
-    temperature = min(float(options.temperature), float(jnp.finfo(jnp.float32).max))
-    return Sampling(
-        temperature=jnp.full(n, temperature, jnp.float32),
-        top_k=jnp.full(n, options.top_k, jnp.int32),
-        top_p=jnp.full(n, options.top_p, jnp.float32),
-        min_p=jnp.full(n, options.min_p, jnp.float32),
-        repetition_penalty=jnp.full(n, options.repetition_penalty, jnp.float32),
-        key=jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(streams, jnp.uint32)),
-    )
+    """The same values for all sequences, as numpy arrays; draws of sequence r depend on (seed, streams[r]) only."""
+    n = len(streams)
+    values: dict[str, Any] = {
+        "temperature": np.full(n, min(float(options.temperature), float(np.finfo(np.float32).max)), np.float32),
+        "top_k": np.full(n, options.top_k, np.int32),
+        "top_p": np.full(n, options.top_p, np.float32),
+        "min_p": np.full(n, options.min_p, np.float32),
+        "repetition_penalty": np.full(n, options.repetition_penalty, np.float32),
+        "seed": np.full(n, options.seed, np.uint32),
+        "stream": np.asarray(streams, np.uint32),
+    }
+    return Sampling(**values)
 
 
 def sample(logits: jax.Array, sampling: Sampling, positions: jax.Array, seen: jax.Array) -> jax.Array:
@@ -42,14 +44,14 @@ def sample(logits: jax.Array, sampling: Sampling, positions: jax.Array, seen: ja
 
     Args:
       logits: (B, V).
-      positions: (B,) int32, of the tokens that are chosen: the noise depends on (a row's key, position) only.
+      positions: (B,) int32, of the tokens that are chosen: the noise depends on (seed, stream, position) only.
       seen: (B, V) bool, tokens that the repetition penalty makes less likely.
     """
     cuts = (sampling.top_k > 0) | (sampling.top_p < 1) | (sampling.min_p > 0)
 
     def draw(scaled: jax.Array) -> jax.Array:
         kept = jax.lax.cond(jnp.any(cuts), keep_top, lambda x, _: x, scaled, sampling)
-        keys = jax.vmap(jax.random.fold_in)(sampling.key, positions)
+        keys = jax.vmap(_key)(sampling.seed, sampling.stream, positions)
         drawn = jax.vmap(jax.random.categorical)(keys, kept)
         return jnp.where(sampling.temperature > 0, drawn, greedy)
 
@@ -61,6 +63,10 @@ def sample(logits: jax.Array, sampling: Sampling, positions: jax.Array, seen: ja
     scaled = (logits - jnp.max(logits, axis=-1, keepdims=True)) / jnp.maximum(sampling.temperature, floor)[:, None]
     tokens = jax.lax.cond(jnp.any(sampling.temperature > 0), draw, lambda _: greedy, scaled)
     return tokens.astype(jnp.int32)
+
+
+def _key(seed: jax.Array, stream: jax.Array, position: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), position)
 
 
 def _penalise(logits: jax.Array, penalty: jax.Array, seen: jax.Array) -> jax.Array:

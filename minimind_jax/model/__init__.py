@@ -12,6 +12,7 @@ from minimind_jax.model.transformer import (
     logits,
     output_matrix,
     param_partition_specs,
+    unstack_layers,
 )
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "output_matrix",
     "param_partition_specs",
     "pick_attention",
+    "unstack_layers",
     "xla_attention",
 ]

@@ -2,7 +2,8 @@
 
 Flax NNX modules give the structure; all layers are one stacked `Block` that `lax.scan` walks, so
 compile time does not grow with depth. Training and inference use it functionally: `init_params`
-makes a plain nested dict of arrays, `hidden_states` is a pure function of it.
+makes a plain nested dict of arrays, `hidden_states` is a pure function of it. Generation walks a list
+of layers instead, `hidden_states_with_cache`: a scan would copy each layer's weights and cache in every step.
 
 Shapes: B batch, T tokens, D dim, H query heads, K key/value heads, h head_dim, F ffn_dim,
 V vocabulary, L layers.
@@ -11,7 +12,8 @@ V vocabulary, L layers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -120,25 +122,23 @@ class Transformer(nnx.Module):
         self,
         tokens: jax.Array,
         positions: jax.Array,
-        caches: Any,
         attend: AttendFn,
         dtype: jnp.dtype,
         remat: str,
         unroll: int,
         gather: GatherFn | None,
-    ) -> tuple[jax.Array, Any]:
+    ) -> jax.Array:
         rope = rope_tables(self.config, positions, dtype)
         x = self.embed[...].astype(dtype)[tokens]  # (B, T, D)
         structure, layers = nnx.split(self.blocks)
 
-        def layer(x: jax.Array, params_and_cache: tuple[Params, Any]) -> tuple[jax.Array, Any]:
-            params, cache = params_and_cache
+        def layer(x: jax.Array, params: Params) -> tuple[jax.Array, None]:
             block = nnx.merge(structure, gather(params) if gather else params)
-            return block(x, rope, cache, attend)
+            return block(x, rope, None, attend)
 
         layer = _rematerialised(layer, remat, gathers=gather is not None)
-        x, caches = jax.lax.scan(layer, x, (nnx.to_pure_dict(layers), caches), unroll=unroll)
-        return rms_norm(x, self.final_norm[...], self.config.norm_eps), caches
+        x, _ = jax.lax.scan(layer, x, nnx.to_pure_dict(layers), unroll=unroll)
+        return rms_norm(x, self.final_norm[...], self.config.norm_eps)
 
 
 def _rematerialised(layer: Callable, remat: str, gathers: bool) -> Callable:
@@ -164,6 +164,12 @@ def _build(config: ModelConfig, seed: int | jax.Array) -> Transformer:
 @functools.lru_cache(maxsize=8)
 def _structure(config: ModelConfig) -> tuple[Any, Any]:
     return nnx.split(jax.eval_shape(lambda: _build(config, 0)))
+
+
+@functools.lru_cache(maxsize=8)
+def _block_structure(config: ModelConfig) -> Any:
+    with nnx.use_eager_sharding(False):
+        return nnx.graphdef(jax.eval_shape(lambda: Block(config, nnx.Rngs(0))))
 
 
 def init_params(config: ModelConfig, seed: int | jax.Array) -> Params:
@@ -213,7 +219,15 @@ def hidden_states(
         return cache, attention(q, k, v, segment_ids)
 
     model = nnx.merge(_structure(config)[0], params)
-    return model(tokens, positions, None, attend, dtype, remat, unroll, gather)[0]
+    return model(tokens, positions, attend, dtype, remat, unroll, gather)
+
+
+@functools.partial(jax.jit, static_argnames=("dtype",))
+def unstack_layers(params: Params, dtype: jnp.dtype) -> Params:
+    """The parameters in `dtype`, `blocks` a list with one entry a layer, as `hidden_states_with_cache` takes them."""
+    params = jax.tree.map(lambda x: x.astype(dtype), params)
+    n_layers = len(params["blocks"]["attn_norm"])
+    return params | {"blocks": [jax.tree.map(operator.itemgetter(i), params["blocks"]) for i in range(n_layers)]}
 
 
 def hidden_states_with_cache(
@@ -221,13 +235,23 @@ def hidden_states_with_cache(
     params: Params,
     tokens: jax.Array,
     positions: jax.Array,
-    caches: Any,
+    caches: Sequence[Any],
     attend: AttendFn,
-    dtype: jnp.dtype = jnp.float32,
-) -> tuple[jax.Array, Any]:
-    """Like `hidden_states`, but `attend` sees and returns each layer's slice of `caches` (leaves (L, ...))."""
-    model = nnx.merge(_structure(config)[0], params)
-    return model(tokens, positions, caches, attend, dtype, "none", 1, None)
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    """Like `hidden_states`, but `attend` sees and returns each layer's entry of `caches`.
+
+    Args:
+      params: of `unstack_layers`; the activations have their dtype.
+
+    Returns: (B, T, D), and the layers' new caches.
+    """
+    x = params["embed"][tokens]  # (B, T, D)
+    rope = rope_tables(config, positions, x.dtype)
+    new_caches = []
+    for layer, cache in zip(params["blocks"], caches, strict=True):
+        x, cache = nnx.merge(_block_structure(config), layer)(x, rope, cache, attend)
+        new_caches.append(cache)
+    return rms_norm(x, params["final_norm"], config.norm_eps), tuple(new_caches)
 
 
 def output_matrix(params: Params) -> jax.Array:

@@ -186,17 +186,30 @@ def test_closing_ends_everything(params):
         engine.submit([1], Options(), print)
 
 
-def test_a_failing_step_ends_its_requests_and_not_the_engine(engine: Engine, monkeypatch):
-    step = decode.decode_step
-
+@pytest.mark.parametrize("function", ["read_tokens", "read_prompts"])
+def test_a_failing_program_ends_its_requests_and_not_the_engine(engine: Engine, monkeypatch, function: str):
     def broken(*args):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(decode, "decode_step", broken)
-    failed = Answer(engine, [1, 2], max_new_tokens=5).wait()
+    works = getattr(decode, function)
+    monkeypatch.setattr(decode, function, broken)
+    prompt = [1, len(function), 3]  # not one that was just read
+    failed = Answer(engine, prompt, max_new_tokens=5).wait()
     assert failed.reason == "error" and "out of memory" in failed.pieces[-1].error
-    monkeypatch.setattr(decode, "decode_step", step)
-    assert Answer(engine, [1, 2], max_new_tokens=5, ignore_eos=True).wait().reason == "length"
+    monkeypatch.setattr(decode, function, works)
+    assert Answer(engine, prompt, max_new_tokens=5, ignore_eos=True).wait().reason == "length"
+
+
+def test_the_choices_of_one_prompt_read_it_once(engine: Engine, monkeypatch):
+    prompt, other = prompts([41, 42])
+    calls, read = [], decode.read_prompts
+    monkeypatch.setattr(decode, "read_prompts", lambda *args: calls.append(1) or read(*args))
+    options = {"max_new_tokens": 12, "temperature": 1.0, "ignore_eos": True}
+    answers = [Answer(engine, prompt, seed=seed, **options) for seed in range(4)]
+    ids = [answer.wait().ids for answer in answers]
+    assert len(calls) == 1 and len(set(map(tuple, ids))) == 4
+    Answer(engine, other, **options).wait()
+    assert Answer(engine, prompt, seed=2, **options).wait().ids == ids[2] and len(calls) == 3
 
 
 def test_a_callback_that_fails_harms_nobody_else(engine: Engine):
@@ -222,7 +235,7 @@ def test_few_programs_are_compiled_whatever_is_asked(engine: Engine):
         answer.wait()
     programs = engine.statistics.programs
     assert all(size & (size - 1) == 0 for _, *sizes in programs for size in sizes)
-    assert len([kind for kind, *_ in programs if kind == "decode"]) <= 4 * 3  # rows 1..8, slots 256..1024
+    assert len([kind for kind, *_ in programs if kind == "decode"]) <= 4 * 4  # rows 1..8, slots 128..1024
     assert len([kind for kind, *_ in programs if kind == "prompt"]) <= 6 + 1  # 16..512, and 512 of 1024
 
 
@@ -232,7 +245,7 @@ def test_the_batch_shrinks_again(params, monkeypatch):
         long = Answer(engine, [1, 7], max_new_tokens=200, ignore_eos=True)
         for answer in [Answer(engine, [1, i], max_new_tokens=3, ignore_eos=True) for i in range(2, 9)]:
             answer.wait()
-        wait_until(lambda: ("decode", 1, 256) in engine.statistics.programs)
+        wait_until(lambda: ("decode", 1, 128) in engine.statistics.programs)
         sizes = {program[1] for program in engine.statistics.programs if program[0] == "decode"}
         assert 1 in sizes and max(sizes) > 1
         expected = generate(CONFIG, params, [[1, 7]], Options(max_new_tokens=200, ignore_eos=True), eos_id=EOS)[0]

@@ -12,7 +12,7 @@ import pytest
 
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
-from minimind_jax.inference import Options, generate, generate_text
+from minimind_jax.inference import Options, decode, generate, generate_text
 from minimind_jax.model import abstract_params, param_partition_specs, xla_attention
 from minimind_jax.model.attention import Attention
 
@@ -62,7 +62,7 @@ def test_long_prompts_go_through_the_backend_for_rows_of_one_segment(params, mon
         assert not packed
         return Attention("spy", "", spy)
 
-    monkeypatch.setattr(module, "pick_attention", pick)
+    monkeypatch.setattr(decode, "pick_attention", pick)
     assert [generate(CONFIG, params, [prompt], options, eos_id=-1) for prompt in (short, long)] == expected
     assert set(rows) == {256}
 
@@ -96,7 +96,7 @@ def test_groups_change_nothing(params, temperature, monkeypatch):
 
     one_group = module._generate_group
     monkeypatch.setattr(module, "_generate_group", spy)
-    monkeypatch.setattr(module, "_GROUP_SLOTS", 3 * 256)
+    monkeypatch.setattr(module, "_GROUP_SLOTS", 3 * module.MIN_SLOTS)
     assert generate(CONFIG, params, prompts, options, eos_id=-1) == together
     assert sizes == [3, 3, 1]
     assert (together[5] == together[6]) is (temperature == 0)
@@ -160,7 +160,7 @@ def test_other_requests_of_the_same_size_compile_nothing(params):
         if event.endswith("backend_compile_duration"):
             compiled.append(event)
 
-    generate(CONFIG, params, [[1, 2], [3] * 10, [4]], Options(max_new_tokens=8), eos_id=2)
+    generate(CONFIG, params, [[1, 2], [3] * 10, [4]], Options(max_new_tokens=200), eos_id=-1)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         for n_rows, length, n_new in ((3, 1, 1), (4, 16, 200), (3, 9, 77)):

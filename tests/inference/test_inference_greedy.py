@@ -11,7 +11,14 @@ from transformers_versions import rope_arguments
 from minimind_jax.config import ModelConfig, RopeScaling
 from minimind_jax.inference import Options, generate
 from minimind_jax.inference import cache as kv
-from minimind_jax.model import abstract_params, hidden_states, hidden_states_with_cache, logits, xla_attention
+from minimind_jax.model import (
+    abstract_params,
+    hidden_states,
+    hidden_states_with_cache,
+    logits,
+    unstack_layers,
+    xla_attention,
+)
 
 LENGTHS = (1, 5, 16, 30)
 
@@ -147,7 +154,7 @@ def test_growing_cache_changes_nothing(model, monkeypatch):
     monkeypatch.setattr(module, "MIN_SLOTS", 16)  # the longest prompt takes 32 at once
     slots = []
     decode = module._decode
-    monkeypatch.setattr(module, "_decode", lambda *a: slots.append(a[2].cache.n_slots) or decode(*a))
+    monkeypatch.setattr(module, "_decode", lambda *a: slots.append(kv.count_slots(a[2].cache)) or decode(*a))
     assert generate(config, params, prompts, Options(max_new_tokens=40), eos_id=-1) == at_once
     assert slots == [32, 64, 128]
 
@@ -170,18 +177,20 @@ def check_cached_logits(config, params, dtype, tolerance):
     )
     expected = np.asarray(logits(params, full), np.float64)
 
+    params = unstack_layers(params, dtype)
+    first = kv.first_attention(xla_attention)
+
     @jax.jit
     def prefill(tokens):
-        attend = kv.prefill_attention(lengths, T)
-        hidden, (k, v) = hidden_states_with_cache(config, params, tokens, positions[:, :T], None, attend, dtype)
-        return logits(params, hidden), kv.from_prefill(k, v, S)
+        nothing = [None] * config.n_layers
+        hidden, cache = hidden_states_with_cache(config, params, tokens, positions[:, :T], nothing, first)
+        return logits(params, hidden), kv.with_slots(cache, S)
 
     @jax.jit
     def decode(cache, at):
         new = jnp.take_along_axis(tokens, at[:, None], axis=1)
-        attend = kv.decode_attention(at)
-        hidden, (k, v) = hidden_states_with_cache(config, params, new, at[:, None], cache, attend, dtype)
-        return logits(params, hidden[:, 0]), kv.append(cache, k, v, at)
+        hidden, cache = hidden_states_with_cache(config, params, new, at[:, None], cache, kv.step_attention(at))
+        return logits(params, hidden[:, 0]), cache
 
     def check(got, row, position):
         want = expected[row, position]
@@ -197,20 +206,24 @@ def check_cached_logits(config, params, dtype, tolerance):
         out, cache = decode(cache, lengths + i)
         for row in range(B):
             check(out[row], row, int(lengths[row]) + i)
-    assert cache.k.dtype == cache.v.dtype == dtype
+    assert all(x.dtype == dtype for x in jax.tree.leaves(cache))
 
 
 def test_unused_slots_are_never_read(model):
     config, params = model
+    params = unstack_layers(params, jnp.float32)
     at = jnp.asarray([0, 3])
-    shape = (config.n_layers, 2, config.n_kv_heads, 8, config.head_dim)
-    k, v = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
-    unused = (jnp.arange(8) >= at[:, None])[None, :, None, :, None]
+    noise = np.random.default_rng(0)
+    full = jax.tree.map(lambda x: noise.normal(size=x.shape), kv.empty_cache(config, 2, 8, jnp.float32))
 
     @jax.jit
     def decode(fill):
-        cache = kv.KVCache(jnp.where(unused, fill, k), jnp.where(unused, fill, v))
+        def with_unused(x, axis):
+            is_used = jnp.arange(8) < at[:, None]
+            return jnp.where(is_used[:, None, None] if axis == 3 else is_used[:, None, :, None], x, fill)
+
+        cache = tuple(layer.map(with_unused) for layer in full)
         tokens = jnp.asarray([[7], [9]])
-        return hidden_states_with_cache(config, params, tokens, at[:, None], cache, kv.decode_attention(at))[0]
+        return hidden_states_with_cache(config, params, tokens, at[:, None], cache, kv.step_attention(at))[0]
 
     np.testing.assert_array_equal(decode(0.0), decode(1e6))

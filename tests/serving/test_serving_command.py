@@ -79,7 +79,7 @@ def server(model, *argv, **environment):
 def test_a_server_from_start_to_sigterm(model):
     with server(model, "--name", "mine", "--max-context", "300", MINIMIND_API_KEY="k") as (process, port, printed):
         assert f"{model}: 0.2M parameters in float32 on cpu (cpu), context 300 tokens\n" in printed
-        assert any(line.startswith("compiling decode for 1 x 256") for line in printed)
+        assert any(line.startswith("compiling decode for 1 x 128") for line in printed)
         assert printed[-1] == f"mine listens on http://127.0.0.1:{port}/v1 (Ctrl-C ends)\n"
         assert ask(port, "GET", "/v1/models").status == 401
         key = {"Authorization": "Bearer k"}
