@@ -78,7 +78,7 @@ def loss(model: LoadedModel, args: argparse.Namespace) -> dict[str, Any]:
     if args.by_length:
         print(positions_table(score.by_position))
         result["by_position"] = by_position
-    warn(beyond_warning(model, score.longest))
+    warn(beyond_warning(model, score.longest, "documents", "--by-length shows the loss beyond"))
     return result
 
 

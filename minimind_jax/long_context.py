@@ -48,8 +48,12 @@ def untrained_original_warning(model: ModelConfig, trained: int | None) -> str:
     )
 
 
-def beyond_warning(model: LoadedModel, longest: int) -> str:
-    """Where `longest` tokens are more than was trained and YaRN, if any, reaches; "" where not, or nobody knows."""
+def beyond_warning(model: LoadedModel, longest: int, what_for: str, advice: str) -> str:
+    """Where `longest` tokens are more than was trained and YaRN, if any, reaches; "" where not, or nobody knows.
+
+    Args:
+      what_for: begins the sentence, names what is so long. advice: ends it.
+    """
     scaling = model.config.rope_scaling
     trained = trained_length(model.path)
     if scaling.type == "yarn":
@@ -60,8 +64,8 @@ def beyond_warning(model: LoadedModel, longest: int) -> str:
     if longest <= reach:
         return ""
     return (
-        f"documents of up to {longest:,} tokens are longer than the {reach:,} {what}: --by-length shows the loss "
-        "beyond, --yarn-factor stretches the context"
+        f"{what_for} of up to {longest:,} tokens are longer than the {reach:,} {what}: {advice}, --yarn-factor "
+        "stretches the context"
     )
 
 

@@ -31,7 +31,7 @@ ALLOWED = {
     "minimind_jax.workdir": {"hf_format", "model", "tokenizer", "config", "errors"},
     "minimind_jax.long_context": {"workdir", "config", "errors"},
     "minimind_jax.inference": {"workdir", "model", "tokenizer", "config", "errors"},
-    "minimind_jax.serving": {"inference", "workdir", "tokenizer", "config", "errors"},
+    "minimind_jax.serving": {"inference", "workdir", "long_context", "tokenizer", "config", "errors"},
     # Scores texts as training does: jsonl reading and the loss are shared, not copied.
     "minimind_jax.evaluation": {
         "workdir", "model", "tokenizer", "config", "errors", "data", "data.generate", "objectives", "inference",

@@ -130,9 +130,13 @@ def test_the_options_of_the_commands(tmp_path):
 
 def test_documents_beyond_what_was_trained_are_warned_of(tmp_path):
     run = make_workdir(tmp_path / "run", 512)
-    assert beyond_warning(loaded(run), 512) == ""
-    assert "of up to 513 tokens are longer than the 512 tokens of the longest rows" in beyond_warning(loaded(run), 513)
-    assert beyond_warning(loaded(run, scaled(4, 512)), 2048) == ""
-    assert "than the 2,048 tokens that its YaRN reaches" in beyond_warning(loaded(run, scaled(4, 512)), 2049)
-    assert beyond_warning(loaded(run, scaled(2, 128)), 512) == ""  # trained further than YaRN's reach
-    assert beyond_warning(loaded(tmp_path / "gone"), 10**6) == ""  # nobody knows
+
+    def warning(model, longest):
+        return beyond_warning(model, longest, "documents", "look")
+
+    assert warning(loaded(run), 512) == ""
+    assert "of up to 513 tokens are longer than the 512 tokens of the longest rows" in warning(loaded(run), 513)
+    assert warning(loaded(run, scaled(4, 512)), 2048) == ""
+    assert "than the 2,048 tokens that its YaRN reaches" in warning(loaded(run, scaled(4, 512)), 2049)
+    assert warning(loaded(run, scaled(2, 128)), 512) == ""  # trained further than YaRN's reach
+    assert warning(loaded(tmp_path / "gone"), 10**6) == ""  # nobody knows

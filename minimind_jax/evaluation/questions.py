@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
 from minimind_jax.data.generate import LANGUAGES, is_correct, plain_prompt
 from minimind_jax.data.jsonl import BadLine, LineError, parse_object, read_jsonl
 from minimind_jax.errors import UserError
@@ -85,7 +89,7 @@ class QuestionsScore:
 
 
 def ask(model: LoadedModel, path: Path, *, plain: bool = False, max_new_tokens: int = MAX_NEW_TOKENS) -> QuestionsScore:
-    """Asks all questions of a file; greedy, float32, on the default device.
+    """Asks all questions of a file; greedy, float32, on all devices of this process.
 
     Args:
       plain: as a pretraining document goes ("Question: ...\\nAnswer:"), and only the first line of what follows
@@ -95,14 +99,16 @@ def ask(model: LoadedModel, path: Path, *, plain: bool = False, max_new_tokens: 
       UserError: no such file, a line that is no question, no question at all, or what generation raises.
     """
     questions, options = read_questions(path), Options(max_new_tokens=max_new_tokens)
+    devices = jax.local_devices()
+    mesh = Mesh(np.array(devices), ("data",)) if len(devices) > 1 else None
     if plain:
         prompts = [_plain(question) for question in questions]
         # The colon is left to the model: a tokenizer may join it with the answer's first character, and then a text
         # that ends in a colon is one that goes on with another answer.
-        texts = generate_text(model, [prompt[:-1] for prompt in prompts], options)
+        texts = generate_text(model, [prompt[:-1] for prompt in prompts], options, mesh=mesh)
         replies = [text.removeprefix(prompt[-1]) for prompt, text in zip(prompts, texts, strict=True)]
         return score_replies(questions, [reply.split("\n")[0] for reply in replies])
-    replies = answer(model.config, model.params, model.tokenizer, questions, options)
+    replies = answer(model.config, model.params, model.tokenizer, questions, options, mesh=mesh)
     return score_replies(questions, replies)
 
 

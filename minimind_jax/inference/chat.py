@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from minimind_jax.config import ModelConfig
 from minimind_jax.inference.generate import generate
@@ -48,11 +49,12 @@ def answer(
     *,
     enable_thinking: bool = False,
     dtype: jnp.dtype = jnp.float32,
+    mesh: Mesh | None = None,
 ) -> list[str]:
     """The assistant's next message in each conversation, without special tokens.
 
-    Options and errors are those of `generate` (prompt i is conversation i) and `chat_prompt`.
+    Options, mesh and errors are those of `generate` (prompt i is conversation i) and `chat_prompt`.
     """
     prompts = [chat_prompt(tokenizer, chat, enable_thinking) for chat in chats]
-    new_tokens = generate(config, params, prompts, options, eos_id=tokenizer.eos_id, dtype=dtype)
+    new_tokens = generate(config, params, prompts, options, eos_id=tokenizer.eos_id, dtype=dtype, mesh=mesh)
     return [tokenizer.decode(ids) for ids in new_tokens]

@@ -82,15 +82,20 @@ def generate(
 
 
 def generate_text(
-    model: LoadedModel, prompts: Sequence[str], options: Options, dtype: jnp.dtype = jnp.float32
+    model: LoadedModel,
+    prompts: Sequence[str],
+    options: Options,
+    *,
+    dtype: jnp.dtype = jnp.float32,
+    mesh: Mesh | None = None,
 ) -> list[str]:
     """Continues texts as in pretraining (bos + text): the new text of each, without special tokens.
 
-    Options and errors are those of `generate`.
+    All else is as in `generate`.
     """
     tokenizer = model.tokenizer
     ids = [[tokenizer.bos_id, *ids] for ids in tokenizer.encode_batch(list(prompts))]
-    new_tokens = generate(model.config, model.params, ids, options, eos_id=tokenizer.eos_id, dtype=dtype)
+    new_tokens = generate(model.config, model.params, ids, options, eos_id=tokenizer.eos_id, dtype=dtype, mesh=mesh)
     return [tokenizer.decode(ids) for ids in new_tokens]
 
 

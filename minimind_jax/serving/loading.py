@@ -12,6 +12,7 @@ import numpy as np
 
 from minimind_jax.errors import UserError
 from minimind_jax.inference.engine import Engine
+from minimind_jax.long_context import add_yarn_options, apply_yarn_options, beyond_warning
 from minimind_jax.workdir import load_model
 
 
@@ -26,6 +27,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-context", type=int, default=0, help="tokens of prompt and answer together (default: the model's limit)"
     )
+    add_yarn_options(parser)
 
 
 @contextmanager
@@ -40,7 +42,7 @@ def open_engine(
     for flag, value, least in (("context", args.max_context, 0), ("batch", max_batch, 1), ("queue", max_queue, 1)):
         if value < least:
             raise UserError(f"--max-{flag}={value} must be at least {least}")
-    model = load_model(args.model, args.step)
+    model, warning = apply_yarn_options(load_model(args.model, args.step), args)
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     engine = Engine(
         model.config,
@@ -59,5 +61,9 @@ def open_engine(
         f"{args.model}{step}: {n_params / 1e6:.1f}M parameters in {dtype} on {device.device_kind} ({device.platform}), "
         f"context {engine.max_context} tokens"
     )
+    keep = "--max-context keeps conversations shorter"
+    for text in (warning, beyond_warning(model, engine.max_context, "conversations", keep)):
+        if text:
+            log(f"warning: {text}")
     with engine:
         yield engine

@@ -12,6 +12,7 @@ from minimind_jax.serving.answer_parser import Content, Part, Thought, ToolCall
 from minimind_jax.serving.dialogue import Dialogue, Notice, Spent, ToolResult
 
 HELP = "/reset  /think on|off  /system TEXT  /quit      Ctrl-C stops an answer"
+_MIN_TIMED = 8  # a step is handed out while the next one runs: over a few of them a rate means nothing
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _PROMPT = "\x01\x1b[1m\x02> \x01\x1b[0m\x02"  # bold; readline is told that the colours have no width
 # A model may write any byte: those that steer a terminal are shown as U+FFFD.
@@ -146,7 +147,7 @@ def _command(dialogue: Dialogue, line: str) -> str:
 
 def _summary(spent: Spent) -> str:
     tokens = "1 token" if spent.n_tokens == 1 else f"{spent.n_tokens} tokens"
-    speed = f", {spent.n_timed / spent.seconds:.1f} tokens/s" if spent.seconds > 0 else ""
+    speed = f", {spent.n_timed / spent.seconds:.1f} tokens/s" if spent.n_timed >= _MIN_TIMED else ""
     return f"{tokens}{speed}, first token after {spent.first_token:.2f} s"
 
 

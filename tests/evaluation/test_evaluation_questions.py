@@ -44,7 +44,8 @@ def records(path: Path) -> list[dict]:
 
 
 def test_replies_are_counted_by_family_and_language(file, model, monkeypatch):
-    def knows_units_and_chinese_spelling(config, params, tokenizer, chats, options):
+    def knows_units_and_chinese_spelling(config, params, tokenizer, chats, options, mesh):
+        assert mesh.size == jax.local_device_count()
         assert (config, params, tokenizer) == (CONFIG, model.params, model.tokenizer)
         assert options == Options(max_new_tokens=24)
         assert [chat.messages for chat in chats] == [r["conversations"] for r in records(file)]
@@ -87,7 +88,7 @@ def test_plain_prompts_are_those_of_pretraining_documents():
 def test_plain_replies_are_one_line_after_the_colon(model, file, monkeypatch):
     asked = read_questions(file)
 
-    def completes(model, prompts, options):
+    def completes(model, prompts, options, mesh):
         assert (options, len(prompts)) == (Options(max_new_tokens=9), N)
         replies = []
         for question, prompt in zip(asked, prompts, strict=True):

@@ -1,5 +1,6 @@
 """`serve.py` and `chat.py` as commands: what they print, their exit codes, signals, a real terminal."""
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -16,7 +17,8 @@ import pytest
 from serving_helpers import CONFIG, TOKENIZER, ask, question, tiny_params
 
 from convert.to_hf import export
-from minimind_jax.serving import bind
+from minimind_jax import long_context
+from minimind_jax.serving import add_model_arguments, bind, open_engine
 from minimind_jax.workdir import LoadedModel
 
 REPOSITORY = Path(__file__).parents[2]
@@ -91,6 +93,27 @@ def test_a_server_from_start_to_sigterm(model):
         assert "Traceback" not in rest
 
 
+def test_yarn_stretches_the_context(model):
+    parser = argparse.ArgumentParser()
+    add_model_arguments(parser)
+    printed = []
+    args = parser.parse_args(["--model", str(model), "--yarn-factor", "2", "--yarn-original", "512"])
+    with open_engine(args, printed.append) as engine:
+        assert (engine.max_context, engine.config.rope_scaling.factor) == (1024, 2.0)
+    assert printed[0].endswith("context 1024 tokens") and len(printed) == 1
+
+
+def test_a_context_that_was_never_trained_is_warned_of(model, monkeypatch):
+    monkeypatch.setattr(long_context, "trained_length", lambda path: 128)
+    parser = argparse.ArgumentParser()
+    add_model_arguments(parser)
+    printed = []
+    with open_engine(parser.parse_args(["--model", str(model)]), printed.append):
+        assert "conversations of up to 512 tokens are longer than the 128" in printed[1]
+    with open_engine(parser.parse_args(["--model", str(model), "--max-context", "128"]), printed.append):
+        assert len(printed) == 3
+
+
 @pytest.mark.slow
 def test_sigterm_finishes_what_is_under_way(model):
     with server(model) as (process, port, _):
@@ -155,7 +178,7 @@ def test_a_port_that_is_taken(model, monkeypatch):
 
 
 def test_a_chat_in_a_pipe(model):
-    greedy = ["--model", model, "--temperature", "0", "--max-tokens", "5"]
+    greedy = ["--model", model, "--temperature", "0", "--max-tokens", "12"]
     piped = run("chat.py", *greedy, stdin="你好\n/reset\n你好\n")
     assert piped.returncode == 0, piped.stderr
     first, second = piped.stdout.splitlines()[:1], piped.stdout.splitlines()[1:]
