@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -44,6 +45,7 @@ def open_engine(
             raise UserError(f"--max-{flag}={value} must be at least {least}")
     model, warning = apply_yarn_options(load_model(args.model, args.step), args)
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    n_params = sum(np.size(p) for p in jax.tree.leaves(model.params))
     engine = Engine(
         model.config,
         model.params,
@@ -54,7 +56,7 @@ def open_engine(
         dtype=jnp.dtype(dtype),
         on_compile=log,
     )
-    n_params = sum(np.size(p) for p in jax.tree.leaves(model.params))
+    model = dataclasses.replace(model, params={})  # the engine has its own: one copy is enough
     step = f" at step {model.step}" if model.step else ""
     device = jax.devices()[0]
     log(
