@@ -72,7 +72,7 @@ def test_two_processes_here(tmp_path):
     assert "2 process(es)" in stdout and "stopped by a signal; step" in stdout
     failing = start("two_processes.sh", tmp_path / "run", 0, PORT="23571")
     _, stderr = failing.communicate(timeout=120)
-    assert failing.returncode == 1 and stderr.count("error: steps and epochs are both 0") == 2
+    assert failing.returncode == 1 and stderr.count("steps and epochs are both 0") == 2  # its own, or the other's
 
 
 @pytest.mark.slow
