@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minimind_jax.chat import TARGET
 from minimind_jax.config import DataConfig, token_cache
-from minimind_jax.data.chat import TARGET
 from minimind_jax.data.packed import Documents, PackedRows, Segment, kept_lengths, report_fit
 from minimind_jax.data.packing import VERSION, cached_best_fit
 from minimind_jax.data.rows import Batch, empty_batch

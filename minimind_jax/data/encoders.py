@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from minimind_jax.data.chat import TARGET, ChatEncoder, EncodedChat
-from minimind_jax.data.conversation import Conversation, Pair, parse_conversation, parse_pair
+from minimind_jax.chat import (
+    TARGET,
+    ChatEncoder,
+    Conversation,
+    ConversationError,
+    ConversationRecord,
+    EncodedChat,
+    PairRecord,
+)
+from minimind_jax.data.chat import as_line_error, parse_conversation, parse_pair
 from minimind_jax.data.jsonl import LineError, parse_text
 
 if TYPE_CHECKING:
@@ -19,8 +28,8 @@ Kind = Literal["text", "chat", "pairs"]
 # Part of a store's key: whoever changes what a record becomes changes this too.
 RECORD_FORMATS: dict[Kind, str] = {
     "text": "text: BOS text EOS",
-    "chat": "chat: rendered conversation, flags TARGET EMPTY_THINK; 1",
-    "pairs": "pairs: chosen, rejected; flag TARGET on the last answer; 1",
+    "chat": "chat: each answer after the prompt of a server, flags TARGET EMPTY_THINK; 2",
+    "pairs": "pairs: chosen, rejected; flag TARGET on the last answer; 2",
 }
 
 
@@ -83,42 +92,65 @@ class _Texts:
 class _Conversations:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._chat = ChatEncoder(tokenizer)
+        self.notes = Counter[str]()
 
-    def parse(self, line: bytes) -> Conversation:
+    def parse(self, line: bytes) -> ConversationRecord:
         return parse_conversation(line)
 
-    def size(self, record: Conversation) -> int:
-        return _characters(record)
+    def size(self, record: ConversationRecord) -> int:
+        return _characters(record.conversation)
 
-    def encode(self, records: Sequence[Conversation]) -> list[tuple[Document, ...] | LineError]:
-        return [
-            chat if isinstance(chat, LineError) else (_document(chat, chat.text.encode()),)
-            for chat in self._chat.encode_many(list(records))
-        ]
+    def encode(self, records: Sequence[ConversationRecord]) -> list[tuple[Document, ...] | LineError]:
+        """Documents are the sequences in which a conversation's answers are learnt; all fall on one side of a split."""
+        encoded: list[tuple[Document, ...] | LineError] = []
+        for record, chats in zip(records, self._chat.encode_many([r.conversation for r in records]), strict=True):
+            if isinstance(chats, ConversationError):
+                encoded.append(as_line_error(chats))
+                continue
+            encoded.append(tuple(_document(chat, chats[-1].text.encode()) for chat in chats))
+            self._note(record, len(chats))
+        return encoded
+
+    def _note(self, record: ConversationRecord, n_sequences: int) -> None:
+        note_record(self.notes, record)
+        messages, context = record.conversation.messages, record.conversation.context
+        if messages[0]["role"] == "assistant":
+            self.notes["answer before the first question, not learnt"] += 1
+        self.notes["answer of weight 0, not learnt"] += len(context)
+        self.notes["answer in a sequence of its own: the chat template rewrites what was before it"] += n_sequences - 1
 
 
 class _Pairs:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._chat = ChatEncoder(tokenizer)
+        self.notes = Counter[str]()
 
-    def parse(self, line: bytes) -> Pair:
+    def parse(self, line: bytes) -> PairRecord:
         return parse_pair(line)
 
-    def size(self, record: Pair) -> int:
+    def size(self, record: PairRecord) -> int:
         return _characters(record.chosen) + _characters(record.rejected)
 
-    def encode(self, records: Sequence[Pair]) -> list[tuple[Document, ...] | LineError]:
+    def encode(self, records: Sequence[PairRecord]) -> list[tuple[Document, ...] | LineError]:
         return [self._encode(pair) for pair in records]
 
-    def _encode(self, pair: Pair) -> tuple[Document, ...] | LineError:
+    def _encode(self, pair: PairRecord) -> tuple[Document, ...] | LineError:
         try:
-            sides = self._chat.encode_pair(pair)
-        except LineError as e:
-            return e
+            sides = self._chat.encode_pair(pair.chosen, pair.rejected)
+        except ConversationError as e:
+            return as_line_error(e)
+        note_record(self.notes, pair)
         # All pairs of a prompt fall on one side of a split.
         prompt = sides[0].tokens[: sides[0].flags.index(TARGET)]
         identity = np.asarray(prompt, np.uint32).tobytes()
         return tuple(_document(side, identity) for side in sides)
+
+
+def note_record(notes: Counter[str], record: ConversationRecord | PairRecord) -> None:
+    """Notes a record's form and the keys that mean nothing to us."""
+    notes[f"form {record.form}"] += 1
+    for key in record.unknown:
+        notes[f"unknown key `{key[:40]}`"] += 1
 
 
 def _document(chat: EncodedChat, identity: bytes) -> Document:

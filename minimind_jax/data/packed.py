@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minimind_jax.chat import TARGET
 from minimind_jax.config import DataConfig
-from minimind_jax.data.chat import TARGET
 from minimind_jax.data.packing import Plan
 from minimind_jax.data.rows import Batch, empty_batch, epoch_order
 from minimind_jax.data.splits import Part

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minimind_jax.chat import EMPTY_THINK, TARGET, target_bytes
 from minimind_jax.config import DataConfig, SftConfig, token_cache
-from minimind_jax.data.chat import EMPTY_THINK, TARGET, target_bytes
 from minimind_jax.data.packed import Documents, PackedRows, Segment, kept_lengths, report_fit
 from minimind_jax.data.packing import VERSION, cached_best_fit
 from minimind_jax.data.splits import Part, fingerprint, open_parts

@@ -1,6 +1,6 @@
 """Held-out loss and bits per byte on conversations: the assistant's tokens, given everything before them.
 
-Rendered and masked as SFT has them, without its augmentations: see `data.chat`.
+Rendered and masked as SFT has them, without its augmentations: see `chat.encoding`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from minimind_jax.data.chat import TARGET, EncodedChat, target_bytes
+from minimind_jax.chat import TARGET, EncodedChat, target_bytes
 from minimind_jax.data.progress import Progress
 from minimind_jax.evaluation.scoring import BATCH_TOKENS, Document, TextScore, score_documents
 from minimind_jax.workdir import LoadedModel

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from minimind_jax.data.chat import ChatEncoder, EncodedChat
-from minimind_jax.data.conversation import parse_conversation
+from minimind_jax.chat import ChatEncoder, ConversationError, EncodedChat
+from minimind_jax.data.chat import as_line_error, parse_conversation
 from minimind_jax.data.jsonl import N_REPORTED, BadLine, Record, check_bad_lines, parse_object, parse_text, read_jsonl
 from minimind_jax.data.progress import Progress
 from minimind_jax.errors import UserError
@@ -17,13 +18,13 @@ from minimind_jax.evaluation.text import score_texts
 from minimind_jax.workdir import LoadedModel
 
 MAX_BAD_SHARE = 0.01
-_CONVERSATIONS = ("conversations", "messages")
+_CONVERSATIONS = ("conversations", "messages", "instruction", "prompt")  # what the forms of conversations have
 
 
 def evaluate_file(model: LoadedModel, path: Path, batch_tokens: int = BATCH_TOKENS) -> TextScore:
-    """Scores a jsonl file of {"text": ...} records, or one of {"conversations": ...} or {"messages": ...}.
+    """Scores a jsonl file of {"text": ...} records, or one of conversations in any form that SFT reads.
 
-    The first line that has one of these fields says which; then all lines have to be of that kind.
+    The first line that has a field of theirs says which; then all lines have to be of that kind.
 
     Args:
       path: the file; it is read twice, in bounded memory, so that bad lines are known before the long work.
@@ -36,11 +37,21 @@ def evaluate_file(model: LoadedModel, path: Path, batch_tokens: int = BATCH_TOKE
     if _holds_conversations(path):
         encoder = ChatEncoder(model.tokenizer)
 
-        def parse(line: bytes) -> EncodedChat:
-            return encoder.encode(parse_conversation(line))
+        def parse(line: bytes) -> list[EncodedChat]:
+            conversation = parse_conversation(line).conversation
+            try:
+                return encoder.encode(conversation)
+            except ConversationError as e:
+                raise as_line_error(e) from None
 
-        return _score(model, path, parse, score_conversations, batch_tokens)
+        return _score(model, path, parse, _score_sequences, batch_tokens)
     return _score(model, path, parse_text, score_texts, batch_tokens)
+
+
+def _score_sequences(
+    model: LoadedModel, conversations: Iterable[list[EncodedChat]], batch_tokens: int, progress: Progress
+) -> TextScore:
+    return score_conversations(model, itertools.chain.from_iterable(conversations), batch_tokens, progress)
 
 
 def _holds_conversations(path: Path) -> bool:

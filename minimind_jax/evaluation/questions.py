@@ -14,27 +14,26 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from minimind_jax.chat import ChatTemplate, Conversation, ConversationError, chat_template, read_messages
 from minimind_jax.data.generate import LANGUAGES, is_correct, plain_prompt
 from minimind_jax.data.jsonl import BadLine, LineError, parse_object, read_jsonl
 from minimind_jax.errors import UserError
-from minimind_jax.inference import Options, answer, generate_text
+from minimind_jax.inference import Options, generate, generate_text
 from minimind_jax.workdir import LoadedModel
 
 MAX_NEW_TOKENS = 24
-_ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
 class Question:
-    """One record of questions.jsonl; it can be answered as an `inference.Chat`."""
+    """One record of questions.jsonl."""
 
     id: str
     family: str
     language: Any  # one of LANGUAGES
-    messages: list[dict[str, Any]]  # the last one is the user's
+    conversation: Conversation  # the last message is the user's
     answer: str
     gt: list[str]  # all accepted answers
-    tools: None = None
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,11 @@ def ask(model: LoadedModel, path: Path, *, plain: bool = False, max_new_tokens: 
         texts = generate_text(model, [prompt[:-1] for prompt in prompts], options, mesh=mesh)
         replies = [text.removeprefix(prompt[-1]) for prompt, text in zip(prompts, texts, strict=True)]
         return score_replies(questions, [reply.split("\n")[0] for reply in replies])
-    replies = answer(model.config, model.params, model.tokenizer, questions, options, mesh=mesh)
-    return score_replies(questions, replies)
+    template = chat_template(model.tokenizer)
+    prompts = [_prompt(template, question) for question in questions]
+    eos_id = model.tokenizer.eos_id
+    made = generate(model.config, model.params, prompts, options, eos_id=eos_id, mesh=mesh)
+    return score_replies(questions, [model.tokenizer.decode(tokens) for tokens in made])
 
 
 def score_replies(questions: Sequence[Question], replies: Sequence[str]) -> QuestionsScore:
@@ -147,22 +149,27 @@ def _parse(line: bytes) -> Question:
     if not isinstance(gt, list) or not gt or not all(isinstance(text, str) for text in gt):
         raise LineError(_not(record, "gt", "a list of accepted answers"))
     return Question(
-        strings["id"], strings["family"], strings["language"], _messages(record), answer=strings["answer"], gt=gt
+        strings["id"], strings["family"], strings["language"], _conversation(record), answer=strings["answer"], gt=gt
     )
 
 
-def _messages(record: dict[str, Any]) -> list[dict[str, Any]]:
-    messages = record.get("conversations")
-    if not isinstance(messages, list) or not messages:
+def _conversation(record: dict[str, Any]) -> Conversation:
+    if not isinstance(record.get("conversations"), list):
         raise LineError(_not(record, "conversations", "a list of messages"))
-    for i, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("role") not in _ROLES:
-            raise LineError(f"`conversations[{i}].role` is not one of {', '.join(_ROLES)}")
-        if not isinstance(message.get("content"), str):
-            raise LineError(f"`conversations[{i}].content` is not a string")
-    if messages[-1]["role"] != "user":
+    try:
+        conversation = read_messages(record["conversations"], "conversations")
+    except ConversationError as e:
+        raise LineError(str(e)) from None
+    if not conversation.messages or conversation.messages[-1]["role"] != "user":
         raise LineError("`conversations` does not end with the user's question")
-    return messages
+    return conversation
+
+
+def _prompt(template: ChatTemplate, question: Question) -> list[int]:
+    try:
+        return template.prompt(question.conversation).tokens
+    except ConversationError as e:
+        raise UserError(f"question {question.id}: {e}") from None
 
 
 def _not(record: dict[str, Any], field: str, wanted: str) -> str:
@@ -170,9 +177,10 @@ def _not(record: dict[str, Any], field: str, wanted: str) -> str:
 
 
 def _plain(question: Question) -> str:
-    if len(question.messages) != 1:
+    messages = question.conversation.messages
+    if len(messages) != 1:
         raise UserError(
-            f"question {question.id} is a conversation of {len(question.messages)} messages, which cannot be asked "
+            f"question {question.id} is a conversation of {len(messages)} messages, which cannot be asked "
             "as plain text: leave --plain away"
         )
-    return plain_prompt(question.family, question.language, question.messages[0]["content"])
+    return plain_prompt(question.family, question.language, messages[0]["content"])

@@ -1,20 +1,16 @@
 """Generation with a static key/value cache, compiled: whole batches, or requests that come and go."""
 
-from minimind_jax.inference.chat import Chat, answer, chat_prompt
 from minimind_jax.inference.engine import Engine, Piece, QueueFullError, Request, Token
 from minimind_jax.inference.generate import generate, generate_text
 from minimind_jax.inference.options import Options
 
 __all__ = [
-    "Chat",
     "Engine",
     "Options",
     "Piece",
     "QueueFullError",
     "Request",
     "Token",
-    "answer",
-    "chat_prompt",
     "generate",
     "generate_text",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from minimind_jax.inference.engine import Engine, Piece, Token
 from minimind_jax.serving.answer import Answer, new_tokens_limit
-from minimind_jax.serving.answer_parser import AnswerParser, Content, Part, Thought
+from minimind_jax.chat.answer_parser import AnswerParser, Content, Part, Thought
 from minimind_jax.serving.conversation import Conversation, parse_messages, parse_tools, render
 from minimind_jax.serving.errors import bad_request
 from minimind_jax.serving.logprobs import chat_logprobs

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minimind_jax.inference import chat_prompt
-from minimind_jax.serving.answer_parser import THINK
+from minimind_jax.chat.answer_parser import THINK
 from minimind_jax.serving.errors import bad_request
 from minimind_jax.tokenizer import Tokenizer
 from minimind_jax.tokenizer.chat import with_empty_thoughts

@@ -13,7 +13,7 @@ from minimind_jax.errors import UserError
 from minimind_jax.inference.engine import Engine, Piece
 from minimind_jax.inference.options import Options
 from minimind_jax.serving import demo_tools
-from minimind_jax.serving.answer_parser import AnswerParser, Content, Part, Thought, ToolCall
+from minimind_jax.chat.answer_parser import AnswerParser, Content, Part, Thought, ToolCall
 from minimind_jax.serving.conversation import Conversation, Prompt, render
 
 _MAX_ROUNDS = 5  # of tool calls in one turn

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from minimind_jax.errors import UserError
-from minimind_jax.serving.answer_parser import Content, Part, Thought, ToolCall
+from minimind_jax.chat.answer_parser import Content, Part, Thought, ToolCall
 from minimind_jax.serving.dialogue import Dialogue, Notice, Spent, ToolResult
 
 HELP = "/reset  /think on|off  /system TEXT  /quit      Ctrl-C stops an answer"

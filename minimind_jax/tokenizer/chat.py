@@ -18,24 +18,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 ASSISTANT_MARKS = frozenset({"<think>", "</think>", "<tool_call>", "</tool_call>"})
 
 
-def with_empty_thoughts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Empty thoughts (`reasoning_content=""`) for the assistant's messages after the last question that have none.
-
-    The template renders them as an empty block, so that training and prompts agree where functions were called.
-    """
-    filled = list(messages)
-    for i in range(len(messages) - 1, -1, -1):
-        if messages[i]["role"] == "user":
-            break
-        if messages[i]["role"] == "assistant" and not has_thoughts(messages[i]):
-            filled[i] = {**messages[i], "reasoning_content": ""}
-    return filled
-
-
-def has_thoughts(message: Mapping[str, Any]) -> bool:
-    return bool(message.get("reasoning_content")) or any(t in message["content"] for t in ("<think>", "</think>"))
-
-
 class _GenerationBlock(jinja2.ext.Extension):
     """`{% generation %}...{% endgeneration %}` marks assistant text in some templates; here it only renders."""
 

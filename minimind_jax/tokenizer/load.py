@@ -55,9 +55,11 @@ class Tokenizer:
 
     Attributes:
       path: the directory.
+      added_ids: ids of the added tokens, which are found in a text before anything else.
       vocab_size: the highest id + 1, added tokens included: rows that an embedding needs.
       pad_id, bos_id, eos_id: pad and bos fall back to eos where the directory names none (Qwen3 has no bos).
       template_source: text of the chat templates by name, "default" being the usual one.
+      neutralizer: breaks up what looks like a control token.
       unk_id: None where nothing is unknown, as with byte-level BPE.
       fingerprint: sha256 (hex) of tokenizer.json, the chat template and the three ids.
     """
@@ -82,14 +84,14 @@ class Tokenizer:
         self._plain.encode_special_tokens = True  # as ordinary text
         self._check_plain(spec, control)
 
-        self._added_ids = {token["id"] for token in added}
+        self.added_ids = {token["id"] for token in added}
         decoder = self._rendered.decoder
         self._is_byte_level = decoder is not None and decoder.decode(["Ġa"]) == " a"
 
         config = self._read_config()
         self._special = _special_tokens(config)
         self.template_source = _template_source(path, config)
-        self._neutralizer = Neutralizer({t["content"] for t in control} | set(self._special.values()))
+        self.neutralizer = Neutralizer({t["content"] for t in control} | set(self._special.values()))
         self.vocab_size: int = max(self._rendered.get_vocab(with_added_tokens=True).values()) + 1
         eos_id = self._special_id("eos_token")
         if eos_id is None:
@@ -139,7 +141,7 @@ class Tokenizer:
         token = self._rendered.id_to_token(token_id) if token_id >= 0 else None
         if token is None or not self._is_byte_level:
             return None
-        if token_id in self._added_ids or not _BYTE_OF_SYMBOL.keys() >= set(token):
+        if token_id in self.added_ids or not _BYTE_OF_SYMBOL.keys() >= set(token):
             return token.encode()
         return bytes(_BYTE_OF_SYMBOL[symbol] for symbol in token)
 
@@ -155,10 +157,10 @@ class Tokenizer:
         Those become `< |im_end|>` and so on, in every string of messages, tools and kwargs. One exception: the
         assistant's `content` keeps literal `<think>`, `</think>`, `<tool_call>`, `</tool_call>`.
 
-        The shipped template: thoughts (`reasoning_content`, or `<think>...</think>` that begins the content) are
-        rendered for the assistant turns after the last user message only, an empty `reasoning_content` as an empty
-        block, a missing one not at all. The generation prompt ends in an empty block, unless `enable_thinking`
-        (or `open_thinking`) is true: then the model itself writes `<think>`.
+        The shipped template: every assistant turn begins with a think block. It holds the thoughts
+        (`reasoning_content`, or `<think>...</think>` that begins the content) of turns after the last user message; in
+        earlier turns it is empty. The generation prompt ends in an empty block, unless `enable_thinking` (or
+        `open_thinking`) is true: then the model itself writes `<think>`.
 
         Args:
           messages: `role`, `content` (string or None), for the assistant also `reasoning_content` and `tool_calls`
@@ -170,19 +172,29 @@ class Tokenizer:
         Raises:
           UserError: no template in the directory, or the template refuses the conversation.
         """
-        if not messages:
-            raise UserError("the conversation has no messages")
         for number, message in enumerate(messages):
             if not isinstance(message, Mapping):
                 raise UserError(f"message {number} of the conversation is not an object with role and content")
-        clean = self._neutralizer
-        variables = {**self._special, **clean.value(kwargs)}
+        clean = self.neutralizer
+        tools = None if tools is None else clean.value(tools)
+        return self.render(clean.messages(messages), tools, add_generation_prompt, **clean.value(kwargs))
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Any] | None = None,
+        add_generation_prompt: bool = False,
+        **variables: Any,
+    ) -> str:
+        """`apply_chat_template` without breaking anything up: `neutralizer` has done it. Raises UserError likewise."""
+        if not messages:
+            raise UserError("the conversation has no messages")
         try:
             return self._template(bool(tools)).render(
-                messages=clean.messages(messages),
-                tools=None if tools is None else clean.value(tools),
+                messages=messages,
+                tools=tools,
                 add_generation_prompt=add_generation_prompt,
-                **variables,
+                **(self._special | variables),
             )
         except (jinja2.TemplateError, TypeError, ValueError, AttributeError, LookupError) as e:
             raise UserError(f"the chat template of {self.path} refuses the conversation: {e}") from e

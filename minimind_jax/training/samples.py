@@ -8,10 +8,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from minimind_jax.chat import Conversation, chat_template
 from minimind_jax.data import PairRows
-from minimind_jax.data.conversation import Conversation
 from minimind_jax.evaluation.answers import describe_answers
-from minimind_jax.inference import Options, chat_prompt, generate
+from minimind_jax.inference import Options, generate
 from minimind_jax.model import Params
 from minimind_jax.training import processes
 from minimind_jax.training.console import TrainingConsole
@@ -67,7 +67,7 @@ def answer_statistics(job: Job, params: Params) -> dict[str, float]:
 def _prompt_ids(job: Job, prompt: str) -> list[int]:
     if job.config.stage == "pretrain":
         return [job.tokenizer.bos_id, *job.tokenizer.encode(prompt)]
-    return chat_prompt(job.tokenizer, Conversation([{"role": "user", "content": prompt}], None))
+    return chat_template(job.tokenizer).prompt(Conversation([{"role": "user", "content": prompt}])).tokens
 
 
 def _generate(

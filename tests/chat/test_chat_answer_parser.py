@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from minimind_jax.serving.answer_parser import AnswerParser, Content, Thought, ToolCall
+from minimind_jax.chat.answer_parser import AnswerParser, Content, Thought, ToolCall
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
 F = ToolCall("f", '{"x": 1}')

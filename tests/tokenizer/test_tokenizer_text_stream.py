@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind_jax.inference.text_stream import TextStream
+from minimind_jax.tokenizer.text_stream import TextStream
 from minimind_jax.tokenizer import load_tokenizer
 
 TOKENIZER = load_tokenizer()
