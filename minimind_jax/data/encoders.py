@@ -51,7 +51,14 @@ class Document:
 
 
 class Encoder(Protocol):
-    """Turns lines of one kind into documents, many at a time."""
+    """Turns lines of one kind into documents, many at a time.
+
+    Attributes:
+      notes: what `parse` and `encode` noticed about records, and of how many: phrases that go with any number, as
+        "form `conversations`". Whoever reads the file clears them.
+    """
+
+    notes: Counter[str]
 
     def parse(self, line: bytes) -> Any:
         """A record. Raises LineError."""
@@ -74,6 +81,7 @@ def make_encoder(kind: Kind, tokenizer: Tokenizer) -> Encoder:
 
 class _Texts:
     def __init__(self, tokenizer: Tokenizer) -> None:
+        self.notes: Counter[str] = Counter()
         self._tokenizer = tokenizer
 
     def parse(self, line: bytes) -> str:
@@ -91,6 +99,7 @@ class _Texts:
 
 class _Conversations:
     def __init__(self, tokenizer: Tokenizer) -> None:
+        self.notes: Counter[str] = Counter()
         self._chat = ChatEncoder(tokenizer)
         self.notes = Counter[str]()
 
@@ -122,6 +131,7 @@ class _Conversations:
 
 class _Pairs:
     def __init__(self, tokenizer: Tokenizer) -> None:
+        self.notes: Counter[str] = Counter()
         self._chat = ChatEncoder(tokenizer)
         self.notes = Counter[str]()
 
