@@ -23,7 +23,8 @@ ALLOWED = {
     "minimind_jax.recipe": {"config", "config_build", "errors"},
     "minimind_jax.model": {"config", "errors"},
     "minimind_jax.tokenizer": {"errors"},
-    "minimind_jax.data": {"config", "tokenizer", "errors"},
+    "minimind_jax.chat": {"tokenizer", "errors"},
+    "minimind_jax.data": {"chat", "config", "tokenizer", "errors"},
     "minimind_jax.data.generate": {"errors"},
     "minimind_jax.data.__main__": {"data", "config", "recipe", "tokenizer", "errors"},
     "minimind_jax.objectives": {"model", "config", "errors"},
@@ -31,14 +32,14 @@ ALLOWED = {
     "minimind_jax.workdir": {"hf_format", "model", "tokenizer", "config", "errors"},
     "minimind_jax.long_context": {"workdir", "config", "errors"},
     "minimind_jax.inference": {"workdir", "model", "tokenizer", "config", "errors"},
-    "minimind_jax.serving": {"inference", "workdir", "long_context", "tokenizer", "config", "errors"},
+    "minimind_jax.serving": {"chat", "inference", "workdir", "long_context", "tokenizer", "config", "errors"},
     # Scores texts as training does: jsonl reading and the loss are shared, not copied.
     "minimind_jax.evaluation": {
-        "workdir", "model", "tokenizer", "config", "errors", "data", "data.generate", "objectives", "inference",
+        "workdir", "model", "tokenizer", "config", "errors", "chat", "data", "data.generate", "objectives", "inference",
     },
     "minimind_jax.training": {
-        "objectives", "data", "model", "workdir", "long_context", "tokenizer", "inference", "evaluation", "config",
-        "errors",
+        "objectives", "chat", "data", "model", "workdir", "long_context", "tokenizer", "inference", "evaluation",
+        "config", "errors",
     },
     "minimind_jax.plan": {"recipe", "training", "objectives", "data", "model", "workdir", "config", "errors"},
     "convert": {"workdir", "long_context", "model", "hf_format", "tokenizer", "config", "errors"},

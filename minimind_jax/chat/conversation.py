@@ -1,7 +1,7 @@
 """What a conversation is: messages and tools, read from whatever shape they come in, and checked.
 
-One set of rules for training data, evaluation, the terminal chat and the server. Messages are OpenAI's, MiniMind's (JSON
-in strings) or ShareGPT's (`from`, `value`); out come those that chat templates take.
+One set of rules for training data, evaluation, the terminal chat and the server. Messages are OpenAI's, MiniMind's
+(JSON in strings) or ShareGPT's (`from`, `value`); out come those that chat templates take.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from minimind_jax.errors import UserError
 
 ROLES = ("system", "user", "assistant", "tool")
 _OTHER_NAMES = {
@@ -22,13 +24,13 @@ _OTHER_NAMES = {
     "observation": "tool",
 }
 MESSAGE_KEYS = frozenset(
-    "role from content value reasoning_content reasoning tool_calls function_call tools functions weight name "
-    "tool_call_id".split()
+    {"role", "from", "content", "value", "reasoning_content", "reasoning", "tool_calls", "function_call", "tools"}
+    | {"functions", "weight", "name", "tool_call_id"}
 )
 MAX_DEPTH = 64  # of tools and arguments; rendering them recurses
 
 
-class ConversationError(ValueError):
+class ConversationError(UserError):
     """What is wrong with a conversation; its text names the field.
 
     Attributes:
@@ -100,7 +102,9 @@ def read_tools_of(value: Mapping[str, Any], where: str) -> list[dict[str, Any]] 
     prefix = f"{where}." if where else ""
     found = {key: tools for key in ("tools", "functions") if (tools := read_tools(value.get(key), f"{prefix}{key}"))}
     if len(found) > 1:
-        raise ConversationError(f"`{prefix}tools` and `{prefix}functions` are the same thing: keep one", f"{prefix}tools")
+        raise ConversationError(
+            f"`{prefix}tools` and `{prefix}functions` are the same thing: keep one", f"{prefix}tools"
+        )
     return next(iter(found.values()), None)
 
 

@@ -1,13 +1,13 @@
 """Conversations as token sequences, and which of their tokens are learnt.
 
-An answer is learnt after exactly the tokens that a server sends for it: the prompt is encoded as a whole, as servers do,
-and the answer after it, as the model writes it. A later answer goes on in the same sequence where its prompt begins with
-what the sequence has so far; where the template has rewritten it (thoughts of earlier turns are left out, say), the
-answer has a sequence of its own.
+An answer is learnt after exactly the tokens that a server sends for it: the prompt is encoded as a whole, as servers
+do, and the answer after it, as the model writes it. A later answer goes on in the same sequence where its prompt begins
+with what the sequence has so far; where the template has rewritten it (thoughts of earlier turns are left out, say),
+the answer has a sequence of its own.
 
-Learnt is everything after the header that opens the answer (`<|im_start|>assistant` and a newline) up to and with the end
-token and its newline, thoughts, empty think blocks and tool calls included; system, user and tool results never are:
-content cannot hold the header, for `Tokenizer.apply_chat_template` breaks up control tokens in it.
+Learnt is everything after the header that opens the answer (`<|im_start|>assistant` and a newline) up to and with the
+end token and its newline, thoughts, empty think blocks and tool calls included; system, user and tool results never
+are: content cannot hold the header, for control tokens in it are broken up.
 """
 
 from __future__ import annotations

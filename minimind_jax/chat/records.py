@@ -43,7 +43,7 @@ class ConversationRecord:
 
 @dataclass(frozen=True)
 class PairRecord:
-    """Two conversations that differ in their last message only, which is the assistant's. Else as ConversationRecord."""
+    """Two conversations that differ in their last message only, the assistant's. Else as ConversationRecord."""
 
     chosen: Conversation
     rejected: Conversation
@@ -78,7 +78,9 @@ def read_conversation(record: Mapping[str, Any]) -> ConversationRecord:
             raise ConversationError(
                 "`label` is false: this completion is an example of what is not wanted, take such records out", "label"
             )
-        conversation = _with_beside(_joined(_prompt(record["prompt"], "prompt"), _side(record, "completion", learnt=True)), record)
+        conversation = _with_beside(
+            _joined(_prompt(record["prompt"], "prompt"), _side(record, "completion", learnt=True)), record
+        )
         form = "`prompt`, `completion`"
     else:
         raise ConversationError(
@@ -190,9 +192,7 @@ def _with_beside(conversation: Conversation, record: Mapping[str, Any]) -> Conve
     """With the system prompt and the functions that stand beside the messages."""
     tools, system = read_tools_of(record, ""), record.get("system")
     if tools and conversation.tools:
-        raise ConversationError(
-            "`tools` stand both beside the messages and on the first of them: keep one", "tools"
-        )
+        raise ConversationError("`tools` stand both beside the messages and on the first of them: keep one", "tools")
     if system is not None and not isinstance(system, str):
         raise ConversationError("`system` is not a string", "system")
     if system and system.strip():

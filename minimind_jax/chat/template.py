@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,7 @@ class ChatTemplate:
         Raises:
           ConversationError: the template refuses the conversation, leaves a part of it out, or opens no answer.
         """
-        self._check_rendered(conversation, last=len(conversation.messages))
+        self._check_rendered(conversation)
         text = self._prompt_text(self._neutral(conversation), thinking, **self._tokenizer.neutralizer.value(variables))
         self._header_end(text)
         return Prompt(self._tokenizer.encode_rendered(text), _opens_thought(text))
@@ -143,28 +143,35 @@ class ChatTemplate:
         ]
         if not learnt:
             raise ConversationError("no assistant message after a question: nothing to learn", "messages")
+        self._check_rendered(conversation, learnt)
         neutral = self._neutral(conversation)
         return [self._turn(neutral, number) for number in learnt]
 
     def last_turn(self, conversation: Conversation) -> Turn:
         """The last message, the assistant's, after at least one other. Raises as `turns`."""
-        return self._turn(self._neutral(conversation), len(conversation.messages) - 1)
+        last = len(conversation.messages) - 1
+        self._check_rendered(conversation, [last])
+        return self._turn(self._neutral(conversation), last)
 
     def _turn(self, conversation: Conversation, number: int) -> Turn:
         """The assistant's message `number` as the last one.
 
         An answer with thoughts follows the prompt with thinking on, one without the prompt with thinking off.
         """
-        self._check_rendered(conversation, last=number)
         before, message = list(conversation.messages[:number]), conversation.messages[number]
         tools, thinking = conversation.tools, has_thoughts(message)
         prompt = self._prompt_text(Conversation(before, tools), thinking)
         header_end = self._header_end(prompt)
         # Some templates write an empty block only where the thoughts are there, and empty.
         forms = [message] if thinking else [message, {**message, "reasoning_content": ""}]
-        texts = [self._render([*before, form], tools, thinking) for form in forms]
-        whole = next((text for text in texts if text.startswith(prompt)), None)
-        answer = self._fitted(texts[0], prompt, header_end, thinking) if whole is None else whole[len(prompt) :]
+        texts = []
+        for form in forms:
+            texts.append(self._render([*before, form], tools, thinking))
+            if texts[-1].startswith(prompt):
+                answer = texts[-1][len(prompt) :]
+                break
+        else:
+            answer = self._fitted(texts[0], prompt, header_end, thinking)
         end = answer.find(self._end_token)
         after = end + len(self._end_token)
         if end < 0 or answer[after:].strip():
@@ -226,7 +233,7 @@ class ChatTemplate:
             if not found:
                 raise self._unusable("leaves out the user's message")
             tails.append(re.split(f"{THINK}|{END_THINK}", tail)[0])
-        opening = os.path.commonprefix(tails)
+        opening = os.path.commonprefix(tails)  # noqa: RUF071 (by characters)
         _, closed, header = opening.rpartition(self._end_token)
         return header.removeprefix("\n") if closed else opening
 
@@ -252,17 +259,19 @@ class ChatTemplate:
             f"apart: {_ADVICE}"
         )
 
-    def _check_rendered(self, conversation: Conversation, last: int) -> None:
-        """Raises ConversationError for what the template would leave out without a word, up to message `last`."""
+    def _check_rendered(self, conversation: Conversation, learnt: Collection[int] = ()) -> None:
+        """Raises ConversationError for what the template would leave out without a word (of thoughts: those learnt)."""
         used = {"tools": "tools"} if conversation.tools else {}
-        for number, message in enumerate(conversation.messages[: last + 1]):
+        for number, message in enumerate(conversation.messages):
             if message["role"] == "tool":
                 used["tool"] = "messages of role tool"
             elif message["role"] == "system":
-                used["later system" if number else "system"] = "system messages" + (" after the first" if number else "")
+                used["later system" if number else "system"] = "system messages" + (
+                    " after the first" if number else ""
+                )
             elif "tool_calls" in message:
                 used["tool_calls"] = "tool_calls"
-            if number == last and "reasoning_content" in message:
+            if number in learnt and "reasoning_content" in message:
                 used["reasoning_content"] = "reasoning_content"
         for part, name in used.items():
             if not self._renders(part):
@@ -306,4 +315,6 @@ def _opens_thought(prompt: str) -> bool:
 
 
 def _no_turn() -> ConversationError:
-    return ConversationError("the chat template does not render each assistant message as a turn of its own", "messages")
+    return ConversationError(
+        "the chat template does not render each assistant message as a turn of its own", "messages"
+    )

@@ -1,4 +1,4 @@
-"""Lines of data files that hold conversations or pairs: `minimind_jax.chat` reads them, and its errors become bad lines."""
+"""Lines that hold conversations or pairs: `minimind_jax.chat` reads them, and its errors become bad lines."""
 
 from __future__ import annotations
 

@@ -101,7 +101,6 @@ class _Conversations:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.notes: Counter[str] = Counter()
         self._chat = ChatEncoder(tokenizer)
-        self.notes = Counter[str]()
 
     def parse(self, line: bytes) -> ConversationRecord:
         return parse_conversation(line)
@@ -133,7 +132,6 @@ class _Pairs:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.notes: Counter[str] = Counter()
         self._chat = ChatEncoder(tokenizer)
-        self.notes = Counter[str]()
 
     def parse(self, line: bytes) -> PairRecord:
         return parse_pair(line)

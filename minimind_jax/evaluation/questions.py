@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from minimind_jax.chat import ChatTemplate, Conversation, ConversationError, chat_template, read_messages
+from minimind_jax.chat import Conversation, ConversationError, chat_template, read_messages
 from minimind_jax.data.generate import LANGUAGES, is_correct, plain_prompt
 from minimind_jax.data.jsonl import BadLine, LineError, parse_object, read_jsonl
 from minimind_jax.errors import UserError
@@ -108,9 +108,9 @@ def ask(model: LoadedModel, path: Path, *, plain: bool = False, max_new_tokens: 
         replies = [text.removeprefix(prompt[-1]) for prompt, text in zip(prompts, texts, strict=True)]
         return score_replies(questions, [reply.split("\n")[0] for reply in replies])
     template = chat_template(model.tokenizer)
-    prompts = [_prompt(template, question) for question in questions]
+    chats = [template.prompt(question.conversation).tokens for question in questions]
     eos_id = model.tokenizer.eos_id
-    made = generate(model.config, model.params, prompts, options, eos_id=eos_id, mesh=mesh)
+    made = generate(model.config, model.params, chats, options, eos_id=eos_id, mesh=mesh)
     return score_replies(questions, [model.tokenizer.decode(tokens) for tokens in made])
 
 
@@ -163,13 +163,6 @@ def _conversation(record: dict[str, Any]) -> Conversation:
     if not conversation.messages or conversation.messages[-1]["role"] != "user":
         raise LineError("`conversations` does not end with the user's question")
     return conversation
-
-
-def _prompt(template: ChatTemplate, question: Question) -> list[int]:
-    try:
-        return template.prompt(question.conversation).tokens
-    except ConversationError as e:
-        raise UserError(f"question {question.id}: {e}") from None
 
 
 def _not(record: dict[str, Any], field: str, wanted: str) -> str:

@@ -41,7 +41,7 @@ def _spread(indices: list[int], n: int) -> list[int]:
 def _example(score: QuestionsScore, i: int) -> str:
     question, reply = score.questions[i], score.replies[i]
     verdict = "right" if score.is_correct[i] else f"wrong, {_clip(question.answer)!r} is right"
-    return f"  {_clip(question.messages[-1]['content'])} -> {_clip(reply)!r} ({verdict})"
+    return f"  {_clip(question.conversation.messages[-1]['content'])} -> {_clip(reply)!r} ({verdict})"
 
 
 def _clip(text: str) -> str:

@@ -23,9 +23,9 @@ from minimind_jax.errors import UserError
 from minimind_jax.inference import decode
 from minimind_jax.inference.cache import MIN_SLOTS, Cache, count_slots, empty_cache, power_of_two
 from minimind_jax.inference.options import Options
-from minimind_jax.tokenizer.text_stream import TextStream
 from minimind_jax.model import Params, unstack_layers
 from minimind_jax.tokenizer import Tokenizer
+from minimind_jax.tokenizer.text_stream import TextStream
 
 _MIN_PIECE, _PIECE = 16, 512  # tokens of a prompt that are read at once
 _PATIENCE = 4  # rounds that a smaller batch must do before memory is moved to make it smaller

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import Any
 
+from minimind_jax.chat import AnswerParser, Content, Part, Thought
 from minimind_jax.inference.engine import Engine, Piece, Token
 from minimind_jax.serving.answer import Answer, new_tokens_limit
-from minimind_jax.chat.answer_parser import AnswerParser, Content, Part, Thought
-from minimind_jax.serving.conversation import Conversation, parse_messages, parse_tools, render
+from minimind_jax.serving.conversation import read_conversation, render
 from minimind_jax.serving.errors import bad_request
 from minimind_jax.serving.logprobs import chat_logprobs
 from minimind_jax.serving.requests import ChatRequest
@@ -25,8 +26,9 @@ class ChatAnswer(Answer):
         if request.top_logprobs is not None and not request.logprobs:
             raise bad_request("`top_logprobs` needs `logprobs`: true", "top_logprobs")
         # Without a choice of tools the model is not told of any.
-        tools = parse_tools(request.tools) if request.tool_choice == "auto" else None
-        conversation = Conversation(parse_messages(request.messages), tools)
+        conversation = read_conversation(request.messages, request.tools)
+        if request.tool_choice == "none":
+            conversation = replace(conversation, tools=None)
         prompt = render(engine.tokenizer, conversation, request.thinking)
         limit = new_tokens_limit(request, len(prompt.tokens), engine.max_context, settings)
         top_logprobs = (request.top_logprobs or 0) if request.logprobs else -1
@@ -35,7 +37,7 @@ class ChatAnswer(Answer):
         def choice(_: int) -> _Choice:
             return _Choice(
                 engine.tokenizer,
-                AnswerParser(prompt.in_thought, with_tools=bool(tools)),
+                AnswerParser(prompt.in_thought, with_tools=bool(conversation.tools)),
                 max_calls=None if request.parallel_tool_calls else 1,
                 with_logprobs=request.logprobs,
             )

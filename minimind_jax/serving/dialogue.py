@@ -9,12 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from minimind_jax.chat import (
+    AnswerParser,
+    Content,
+    Conversation,
+    Part,
+    Prompt,
+    Thought,
+    ToolCall,
+    chat_template,
+)
 from minimind_jax.errors import UserError
 from minimind_jax.inference.engine import Engine, Piece
 from minimind_jax.inference.options import Options
 from minimind_jax.serving import demo_tools
-from minimind_jax.chat.answer_parser import AnswerParser, Content, Part, Thought, ToolCall
-from minimind_jax.serving.conversation import Conversation, Prompt, render
 
 _MAX_ROUNDS = 5  # of tool calls in one turn
 
@@ -57,6 +65,15 @@ class Dialogue:
     thinking: bool = False
     with_tools: bool = False
     turns: list[list[dict[str, Any]]] = field(default_factory=list)  # each begins with the user's message
+
+    def __post_init__(self) -> None:
+        if self.thinking:
+            self.switch_thinking(True)
+
+    def switch_thinking(self, on: bool) -> None:
+        """Raises UserError where the model's chat template knows no thinking, or nothing else."""
+        chat_template(self.engine.tokenizer).check_switch(on)
+        self.thinking = on
 
     def ask(self, text: str, show: Callable[[Part | ToolResult | Notice], None]) -> Spent:
         """Answers `text`, showing the answer as it comes.
@@ -143,7 +160,7 @@ class Dialogue:
         system = [{"role": "system", "content": self.system}] if self.system else []
         messages = [*system, *(message for turn in self.turns for message in turn)]
         conversation = Conversation(messages, demo_tools.TOOLS if self.with_tools else None)
-        return render(self.engine.tokenizer, conversation, self.thinking)
+        return chat_template(self.engine.tokenizer).prompt(conversation, self.thinking)
 
 
 def _message(parts: list[Part], calls: list[ToolCall]) -> dict[str, Any]:

@@ -137,20 +137,20 @@ class ChatRequest(GenerationRequest):
     chat_template_kwargs: ChatTemplateKwargs = ChatTemplateKwargs()
     enable_thinking: bool | None = None
     open_thinking: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] = "none"
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
 
     @property
     def new_tokens_limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
-    def thinking(self) -> bool:
-        """The template's variables win over the same names beside them, these over `reasoning_effort`."""
+    def thinking(self) -> bool | None:
+        """None: not given. The template's variables win over the same names beside them, which win over the effort."""
         for switches in (self.chat_template_kwargs, self):
             given = [s for s in (switches.enable_thinking, switches.open_thinking) if s is not None]
             if given:
                 return any(given)
-        return self.reasoning_effort not in ("none", "minimal")
+        return None if self.reasoning_effort is None else self.reasoning_effort not in ("none", "minimal")
 
 
 class CompletionRequest(GenerationRequest):

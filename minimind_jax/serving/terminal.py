@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
+from minimind_jax.chat import Content, Part, Thought, ToolCall
 from minimind_jax.errors import UserError
-from minimind_jax.chat.answer_parser import Content, Part, Thought, ToolCall
 from minimind_jax.serving.dialogue import Dialogue, Notice, Spent, ToolResult
 
 HELP = "/reset  /think on|off  /system TEXT  /quit      Ctrl-C stops an answer"
@@ -137,7 +137,10 @@ def _command(dialogue: Dialogue, line: str) -> str:
         dialogue.turns.clear()
         return "a new conversation"
     if name == "/think" and argument in ("on", "off"):
-        dialogue.thinking = argument == "on"
+        try:
+            dialogue.switch_thinking(argument == "on")
+        except UserError as e:
+            return f"error: {e}"
         return f"thinking is {argument}"
     if name == "/system":
         dialogue.system = argument

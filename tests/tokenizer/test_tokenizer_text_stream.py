@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind_jax.tokenizer.text_stream import TextStream
 from minimind_jax.tokenizer import load_tokenizer
+from minimind_jax.tokenizer.text_stream import TextStream
 
 TOKENIZER = load_tokenizer()
 TEXTS = st.text(st.sampled_from("你好世界。abc \n👨‍👩‍👧🙂𠮷é<|>"), max_size=30)

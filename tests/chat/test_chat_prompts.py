@@ -1,10 +1,10 @@
 """Messages of requests become the prompts that training has seen."""
 
 import pytest
+from minimind_jax.data.conversation import Conversation as TrainingConversation
 from serving_helpers import TOKENIZER, TOOL
 
 from minimind_jax.data.chat import ChatEncoder
-from minimind_jax.data.conversation import Conversation as TrainingConversation
 from minimind_jax.serving.conversation import Conversation, parse_messages, parse_tools, render
 
 USER = {"role": "user", "content": "call f"}

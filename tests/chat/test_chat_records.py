@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from minimind_jax.data.conversation import Conversation, parse_conversation, parse_pair
+
 from minimind_jax.data.jsonl import BadLine, LineError, read_jsonl
 
 S = {"role": "system", "content": "Be brief."}

@@ -31,9 +31,9 @@ from chat_helpers import (
     runs,
     user,
 )
+from minimind_jax.data.conversation import Conversation, parse_conversation, parse_pair
 
 from minimind_jax.data.chat import EMPTY_THINK, TARGET, EncodedChat
-from minimind_jax.data.conversation import Conversation, parse_conversation, parse_pair
 from minimind_jax.data.jsonl import LineError
 from minimind_jax.tokenizer.train import CONTROL_TOKENS
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from chat_helpers import ASK, BOTH, EMPTY, END, HEAD, THINK, TOKENIZER, A, S, U, assistant, runs, user
+from minimind_jax.data.conversation import Conversation, Pair
 
 from minimind_jax.data.chat import TARGET, ChatEncoder, EncodedChat
-from minimind_jax.data.conversation import Conversation, Pair
 from minimind_jax.data.jsonl import LineError
 from minimind_jax.errors import UserError
 from minimind_jax.tokenizer import load_tokenizer

@@ -9,9 +9,9 @@ from typing import Any
 from chat_helpers import BOTH, EMPTY, END, HEAD, HF, TOKENIZER, assistant, decode, encode, runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from minimind_jax.data.conversation import ROLES
 
 from minimind_jax.data.chat import EMPTY_THINK, TARGET
-from minimind_jax.data.conversation import ROLES
 from minimind_jax.tokenizer.train import CONTROL_TOKENS
 
 # Every text of the assistant is marked by Я, every other by Ω; both are no part of the template.

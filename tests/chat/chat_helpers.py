@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from minimind_jax.data.conversation import Conversation, Pair
 from transformers import AutoTokenizer
 
 from minimind_jax.data.chat import EMPTY_THINK, TARGET, ChatEncoder, EncodedChat
-from minimind_jax.data.conversation import Conversation, Pair
 from minimind_jax.tokenizer import load_tokenizer
 
 TOKENIZER = load_tokenizer()
