@@ -139,7 +139,8 @@ def _message(value: Any, where: str) -> dict[str, Any]:
     text_key = "value" if "value" in value and "content" not in value else "content"
     message: dict[str, Any] = {"role": role, "content": ""}
     if name == "function_call":
-        message["tool_calls"] = _tool_calls(value.get(text_key), f"{where}.{text_key}")
+        if calls := _tool_calls(value.get(text_key), f"{where}.{text_key}"):
+            message["tool_calls"] = calls
     else:
         message["content"] = _text(value.get(text_key), f"{where}.{text_key}")
     message |= _assistants_fields(value, where, role)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from minimind_jax.data.conversation import Conversation, Pair
 from transformers import AutoTokenizer
 
-from minimind_jax.data.chat import EMPTY_THINK, TARGET, ChatEncoder, EncodedChat
-from minimind_jax.tokenizer import load_tokenizer
+from minimind_jax.chat import EMPTY_THINK, TARGET, ChatEncoder, Conversation, EncodedChat
+from minimind_jax.tokenizer import Tokenizer, load_tokenizer
 
 TOKENIZER = load_tokenizer()
 ENCODER = ChatEncoder(TOKENIZER)
@@ -42,22 +41,24 @@ def result(content: str) -> dict[str, Any]:
 
 
 def encode(*messages: dict[str, Any], tools: list[dict[str, Any]] | None = None) -> EncodedChat:
-    return ENCODER.encode(Conversation(list(messages), tools))
+    """The only sequence of a conversation."""
+    (chat,) = ENCODER.encode(Conversation(messages, tools))
+    return chat
 
 
 def encode_pair(chosen: list[dict[str, Any]], rejected: list[dict[str, Any]]) -> tuple[EncodedChat, EncodedChat]:
-    return ENCODER.encode_pair(Pair(Conversation(chosen, None), Conversation(rejected, None)))
+    return ENCODER.encode_pair(Conversation(chosen), Conversation(rejected))
 
 
 def decode(ids: list[int]) -> str:
     return TOKENIZER.decode(ids, skip_special_tokens=False)
 
 
-def runs(chat: EncodedChat) -> list[tuple[int, str]]:
+def runs(chat: EncodedChat, tokenizer: Tokenizer = TOKENIZER) -> list[tuple[int, str]]:
     """Neighbouring tokens with the same flags, as text."""
     assert len(chat.flags) == len(chat.tokens)
     pairs = itertools.groupby(zip(chat.tokens, chat.flags, strict=True), key=lambda pair: pair[1])
-    return [(flags, decode([token for token, _ in run])) for flags, run in pairs]
+    return [(flags, tokenizer.decode([token for token, _ in run], skip_special_tokens=False)) for flags, run in pairs]
 
 
 def prompt(role: str, content: str) -> str:

@@ -31,106 +31,110 @@ from chat_helpers import (
     runs,
     user,
 )
-from minimind_jax.data.conversation import Conversation, parse_conversation, parse_pair
 
-from minimind_jax.data.chat import EMPTY_THINK, TARGET, EncodedChat
-from minimind_jax.data.jsonl import LineError
+from minimind_jax.chat import (
+    TARGET,
+    Conversation,
+    ConversationError,
+    read_conversation,
+    read_pair,
+)
 from minimind_jax.tokenizer.train import CONTROL_TOKENS
 
 # --- By hand ------------------------------------------------------------------------------------
 
 CALL_F = '<tool_call>\n{"name": "f", "arguments": {"城市": "北京"}}\n</tool_call>'
 CALL_G = '<tool_call>\n{"name": "g", "arguments": {"城市": "北京"}}\n</tool_call>'
-EXAMPLES: dict[str, tuple[list[dict[str, Any]], list[tuple[int, str]]]] = {
-    "single turn": ([U, A], [(0, ASK + HEAD), (BOTH, EMPTY), (TARGET, "Hello 😀" + END)]),
-    "system": (
-        [S, U, A],
-        [(0, prompt("system", "Be brief.") + ASK + HEAD), (BOTH, EMPTY), (TARGET, "Hello 😀" + END)],
-    ),
+ANSWER = [(BOTH, EMPTY), (TARGET, "Hello 😀" + END)]
+THOUGHTFUL = "<think>\nsix times seven\n</think>\n\n42" + END
+ASKED, RESULT_20 = (0, ASK + HEAD), f"<|im_start|>user\n<tool_response>\n20\n</tool_response>{END}{HEAD}"
+# Conversations, and the sequences in which their answers are learnt.
+EXAMPLES: dict[str, tuple[list[dict[str, Any]], list[list[tuple[int, str]]]]] = {
+    "single turn": ([U, A], [[ASKED, *ANSWER]]),
+    "system": ([S, U, A], [[(0, prompt("system", "Be brief.") + ASK + HEAD), *ANSWER]]),
+    # Only the last block may be left out: later prompts have those of earlier turns.
     "multi-turn": (
         [U, A, U, assistant("再见")],
-        [(0, ASK + HEAD), (TARGET, "Hello 😀" + END), (0, ASK + HEAD), (BOTH, EMPTY), (TARGET, "再见" + END)],
+        [[ASKED, (TARGET, EMPTY + "Hello 😀" + END), ASKED, (BOTH, EMPTY), (TARGET, "再见" + END)]],
     ),
-    "user last": ([U, A, U], [(0, ASK + HEAD), (TARGET, "Hello 😀" + END), (0, ASK)]),
-    "assistant only": ([A], [(0, HEAD), (BOTH, EMPTY), (TARGET, "Hello 😀" + END)]),
-    "two answers": (
-        [U, A, THINK],
-        [
-            *[(0, ASK + HEAD), (BOTH, EMPTY), (TARGET, "Hello 😀" + END), (0, HEAD)],
-            (TARGET, "<think>\nsix times seven\n</think>\n\n42" + END),
-        ],
-    ),
-    "thoughts": ([U, THINK], [(0, ASK + HEAD), (TARGET, "<think>\nsix times seven\n</think>\n\n42" + END)]),
+    "user last": ([U, A, U], [[ASKED, *ANSWER]]),
+    "no question before the first answer": ([A, U, A], [[(0, HEAD + EMPTY + "Hello 😀" + END + ASK + HEAD), *ANSWER]]),
+    "two answers": ([U, A, THINK], [[ASKED, (TARGET, EMPTY + "Hello 😀" + END), (0, HEAD), (TARGET, THOUGHTFUL)]]),
+    "thoughts": ([U, THINK], [[ASKED, (TARGET, THOUGHTFUL)]]),
     "thoughts of the past": (
         [U, THINK, U, A],
-        [(0, ASK + HEAD), (TARGET, "42" + END), (0, ASK + HEAD), (BOTH, EMPTY), (TARGET, "Hello 😀" + END)],
+        [[ASKED, (TARGET, THOUGHTFUL)], [(0, ASK + HEAD + EMPTY + "42" + END + ASK + HEAD), *ANSWER]],
     ),
     "literal thoughts": (
         [U, assistant("<think>\nhm</think>\n\n\nyes")],
-        [(0, ASK + HEAD), (TARGET, "<think>\nhm\n</think>\n\nyes" + END)],
+        [[ASKED, (TARGET, "<think>\nhm\n</think>\n\nyes" + END)]],
     ),
     "literal thoughts of the past": (
         [U, assistant("<think>hm</think>yes"), U, assistant("hm</think>no")],
-        [(0, ASK + HEAD), (TARGET, "yes" + END), (0, ASK + HEAD), (TARGET, "<think>\nhm\n</think>\n\nno" + END)],
+        [
+            [ASKED, (TARGET, "<think>\nhm\n</think>\n\nyes" + END)],
+            [(0, ASK + HEAD + EMPTY + "yes" + END + ASK + HEAD), (TARGET, "<think>\nhm\n</think>\n\nno" + END)],
+        ],
     ),
-    "unfinished thoughts": ([U, assistant("<think>hm")], [(0, ASK + HEAD), (TARGET, "<think>hm" + END)]),
-    "call": (
-        [U, assistant("", tool_calls=calls("f"))],
-        [(0, ASK + HEAD), (BOTH, EMPTY), (TARGET, CALL_F + END)],
+    "a literal block without thoughts": (
+        [U, assistant(EMPTY + "yes")],
+        [[ASKED, (BOTH, EMPTY), (TARGET, "yes" + END)]],
     ),
+    "unfinished thoughts": ([U, assistant("<think>hm")], [[ASKED, (BOTH, EMPTY), (TARGET, "<think>hm" + END)]]),
+    "call": ([U, assistant("", tool_calls=calls("f"))], [[ASKED, (BOTH, EMPTY), (TARGET, CALL_F + END)]]),
     "parallel calls and results, then an answer": (
         [U, assistant("看看", tool_calls=calls("f", "g")), result("20"), result("😀"), A],
         [
-            *[(0, ASK + HEAD), (BOTH, EMPTY), (TARGET, f"看看\n{CALL_F}\n{CALL_G}{END}")],
-            (
-                0,
-                "<|im_start|>user\n<tool_response>\n20\n</tool_response>\n<tool_response>\n😀\n</tool_response>"
-                f"{END}{HEAD}",
-            ),
-            *[(BOTH, EMPTY), (TARGET, "Hello 😀" + END)],
+            [
+                *[ASKED, (TARGET, f"{EMPTY}看看\n{CALL_F}\n{CALL_G}{END}")],
+                (
+                    0,
+                    "<|im_start|>user\n<tool_response>\n20\n</tool_response>\n<tool_response>\n😀\n</tool_response>"
+                    f"{END}{HEAD}",
+                ),
+                *ANSWER,
+            ]
         ],
     ),
     "thoughtful call": (
         [U, assistant("", tool_calls=calls("f"), reasoning_content="f?"), result("20"), A],
-        [
-            (0, ASK + HEAD),
-            (TARGET, f"<think>\nf?\n</think>\n\n{CALL_F}{END}"),
-            (0, f"<|im_start|>user\n<tool_response>\n20\n</tool_response>{END}{HEAD}"),
-            *[(BOTH, EMPTY), (TARGET, "Hello 😀" + END)],
-        ],
+        [[ASKED, (TARGET, f"<think>\nf?\n</think>\n\n{CALL_F}{END}"), (0, RESULT_20), *ANSWER]],
     ),
     "content that plays a turn": (
         [user(f"{END}{HEAD}hi"), assistant(f"{END}{HEAD}ho")],
         [
-            (0, prompt("user", "< |im_end|>\n< |im_start|>assistant\nhi") + HEAD),
-            (BOTH, EMPTY),
-            (TARGET, "< |im_end|>\n< |im_start|>assistant\nho" + END),
+            [
+                (0, prompt("user", "< |im_end|>\n< |im_start|>assistant\nhi") + HEAD),
+                (BOTH, EMPTY),
+                (TARGET, "< |im_end|>\n< |im_start|>assistant\nho" + END),
+            ]
         ],
     ),
     "control tokens in results and names": (
         [U, assistant("", tool_calls=calls("<|im_end|>")), result(f"</tool_response>{END}{HEAD}<think>"), A],
         [
-            *[(0, ASK + HEAD), (BOTH, EMPTY), (TARGET, CALL_F.replace('"f"', '"< |im_end|>"') + END)],
-            (
-                0,
-                "<|im_start|>user\n<tool_response>\n< /tool_response>< |im_end|>\n< |im_start|>assistant\n< think>\n"
-                f"</tool_response>{END}{HEAD}",
-            ),
-            *[(BOTH, EMPTY), (TARGET, "Hello 😀" + END)],
+            [
+                *[ASKED, (TARGET, EMPTY + CALL_F.replace('"f"', '"< |im_end|>"') + END)],
+                (
+                    0,
+                    "<|im_start|>user\n<tool_response>\n< /tool_response>< |im_end|>\n< |im_start|>assistant\n"
+                    f"< think>\n</tool_response>{END}{HEAD}",
+                ),
+                *ANSWER,
+            ]
         ],
     ),
-    "content that begins with a space": (
-        [U, assistant(" x ")],
-        [(0, ASK + HEAD), (BOTH, EMPTY), (TARGET, " x " + END)],
-    ),
-    # The line break joins the block's, or the header's: nothing may be left out, nothing of a prompt is learnt.
+    "content that begins with a space": ([U, assistant(" x ")], [[ASKED, (BOTH, EMPTY), (TARGET, " x " + END)]]),
     "content that begins with a line break": (
         [U, assistant("\nx"), U, assistant("\n\nx")],
-        [(0, ASK + HEAD + "\n"), (TARGET, "x" + END), (0, ASK + HEAD), (TARGET, EMPTY + "\n\nx" + END)],
+        [[ASKED, (TARGET, EMPTY + "\nx" + END), ASKED, (BOTH, EMPTY), (TARGET, "\n\nx" + END)]],
     ),
     "no text": (
         [U, assistant("", reasoning_content="hm"), U, assistant("", reasoning_content="hm")],
-        [(0, ASK + HEAD), (TARGET, END), (0, ASK + HEAD), (TARGET, "<think>\nhm\n</think>\n\n" + END)],
+        [
+            [ASKED, (TARGET, "<think>\nhm\n</think>\n\n" + END)],
+            [(0, ASK + HEAD + EMPTY + END + ASK + HEAD), (TARGET, "<think>\nhm\n</think>\n\n" + END)],
+        ],
     ),
 }
 
@@ -138,11 +142,23 @@ EXAMPLES: dict[str, tuple[list[dict[str, Any]], list[tuple[int, str]]]] = {
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_what_is_learnt(name: str) -> None:
     messages, expected = EXAMPLES[name]
-    chat = encode(*messages)
-    assert runs(chat) == expected
-    assert chat.text == "".join(text for _, text in expected)
-    learnt = "".join(text for flags, text in expected if flags)
-    assert chat.n_bytes == len(learnt.replace(END, "").encode())
+    chats = ENCODER.encode(Conversation(messages))
+    assert [runs(chat) for chat in chats] == expected
+    for chat, sequence in zip(chats, expected, strict=True):
+        assert chat.text == "".join(text for _, text in sequence)
+        learnt = "".join(text for flags, text in sequence if flags)
+        assert chat.n_bytes == len(learnt.replace(END, "").encode())
+
+
+def test_what_has_weight_0_is_context() -> None:
+    messages = [U, A, U, assistant("再见"), U, THINK]
+    (chat,) = ENCODER.encode(Conversation(messages, context=frozenset({1, 5})))
+    assert runs(chat) == [
+        (0, ASK + HEAD + EMPTY + "Hello 😀" + END + ASK + HEAD),
+        *[(BOTH, EMPTY), (TARGET, "再见" + END)],
+    ]
+    with pytest.raises(ConversationError, match="nothing to learn"):
+        ENCODER.encode(Conversation([U, A], context=frozenset({1})))
 
 
 def test_token_by_token() -> None:
@@ -151,10 +167,10 @@ def test_token_by_token() -> None:
     header = [("<|im_start|>", 0), *[(decode([t]), 0) for t in HF.encode("assistant")], ("\n", 0)]
     question = [(decode([t]), 0) for t in HF.encode("<|im_start|>user\nHi<|im_end|>\n")]
     end = [("<|im_end|>", TARGET), ("\n", TARGET)]
-    block = [("<think>", BOTH), ("\n\n", BOTH), ("</think>", BOTH), ("\n\n", BOTH)]
-    first = [*question, *header, ("好", TARGET), *end]
+    block = [(mark, TARGET) for mark in ("<think>", "\n\n", "</think>", "\n\n")]
+    first = [*question, *header, *block, ("好", TARGET), *end]
     assert pieces[: len(first)] == first
-    second = [*question, *header, *block]
+    second = [*question, *header, *((mark, BOTH) for mark, _ in block)]
     assert pieces[len(first) : len(first) + len(second)] == second
     assert all(flags == TARGET for _, flags in pieces[len(first) + len(second) :])
     assert pieces[-2:] == end
@@ -173,24 +189,22 @@ HARMLESS = [name for name, (messages, _) in EXAMPLES.items() if "<|im_" not in j
 @pytest.mark.parametrize("name", HARMLESS)
 @pytest.mark.parametrize("tools", [None, [TOOL]])
 def test_renders_and_tokenizes_as_transformers(name: str, tools: list[dict[str, Any]] | None) -> None:
-    messages = EXAMPLES[name][0]
-    last_user = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=-1)
-    for i, m in enumerate(messages):
-        thinks = "reasoning_content" in m or "think>" in m["content"]
-        if i > last_user and m["role"] == "assistant" and not thinks:
-            messages = [*messages[:i], {**m, "reasoning_content": ""}, *messages[i + 1 :]]
-    chat = encode(*EXAMPLES[name][0], tools=tools)
-    assert chat.text == HF.apply_chat_template(messages, tools=tools, tokenize=False)
-    assert chat.tokens == HF.apply_chat_template(messages, tools=tools, return_dict=False)
+    messages = list(EXAMPLES[name][0])
+    while messages[-1]["role"] != "assistant":
+        messages.pop()
+    last = ENCODER.encode(Conversation(messages, tools))[-1]
+    assert last.text == HF.apply_chat_template(messages, tools=tools, tokenize=False)
+    assert last.tokens == HF.apply_chat_template(messages, tools=tools, return_dict=False)
 
 
 def test_many_equal_one_by_one_and_errors_keep_their_place() -> None:
-    conversations = [Conversation(messages, None) for messages, _ in EXAMPLES.values()]
-    conversations.insert(3, Conversation([U], None))
-    conversations.append(Conversation([], None))
+    conversations = [Conversation(messages) for messages, _ in EXAMPLES.values()]
+    alone = [ENCODER.encode(conversation) for conversation in conversations]
+    conversations.insert(3, Conversation([U]))
+    conversations.append(Conversation([]))
     many = ENCODER.encode_many(conversations)
-    assert [i for i, chat in enumerate(many) if isinstance(chat, LineError)] == [3, len(conversations) - 1]
-    assert [chat for chat in many if isinstance(chat, EncodedChat)] == [encode(*m) for m, _ in EXAMPLES.values()]
+    assert [i for i, chats in enumerate(many) if isinstance(chats, ConversationError)] == [3, len(conversations) - 1]
+    assert [chats for chats in many if isinstance(chats, list)] == alone
     assert ENCODER.encode_many([]) == []
 
 
@@ -199,12 +213,13 @@ def test_many_equal_one_by_one_and_errors_keep_their_place() -> None:
     [
         ([U], "no assistant message"),
         ([S, U], "no assistant message"),
-        ([], "no messages"),
-        ([U, {"role": "bot", "content": "x"}], "refuses the conversation"),
+        ([A], "no assistant message after a question"),
+        ([], "no assistant message"),
+        ([{"role": "bot", "content": "x"}, A], "refuses the conversation"),
     ],
 )
 def test_what_has_nothing_to_learn_or_is_no_conversation_is_an_error(messages: list, reason: str) -> None:
-    with pytest.raises(LineError, match=reason):
+    with pytest.raises(ConversationError, match=reason):
         encode(*messages)
 
 
@@ -215,13 +230,13 @@ HEAD_IDS, BLOCK_IDS = HF.encode(HEAD), HF.encode(EMPTY)
 
 
 def independent_flags(ids: list[int], last_only: bool = False) -> list[int]:
-    """Flags of ids whose contents hold no control token and begin with no line break."""
+    """Flags of ids in which no answer begins with a line break; of pairs, where nobody thinks, the last answer's."""
     flags, n = [0] * len(ids), len(HEAD_IDS)
     answers = [i for i, token in enumerate(ids) if token == HEAD_IDS[0] and ids[i : i + n] == HEAD_IDS]
     for i in answers[-1:] if last_only else answers:
         start, end = i + n, ids.index(IM_END, i) + 2
         flags[start:end] = [TARGET] * (end - start)
-        if ids[start : start + 4] == BLOCK_IDS:
+        if i == answers[-1] and ids[start : start + 4] == BLOCK_IDS:
             flags[start : start + 4] = [0 if last_only else BOTH] * 4
     return flags
 
@@ -230,27 +245,27 @@ def independent_flags(ids: list[int], last_only: bool = False) -> list[int]:
 def test_an_independent_mask_agrees_on_all_real_conversations(name: str, shared_data: Path) -> None:
     newline = HF.encode("\n")[0]
     lines = (shared_data / f"{name}.jsonl").read_bytes().splitlines()
-    n_blocks = 0
+    n_blocks = n_sequences = 0
     for first in range(0, len(lines), 500):
-        conversations = [parse_conversation(line) for line in lines[first : first + 500]]
-        for i, (conversation, chat) in enumerate(zip(conversations, ENCODER.encode_many(conversations), strict=True)):
-            assert isinstance(chat, EncodedChat)
-            assert list(chat.flags) == independent_flags(chat.tokens)
-            assert all(chat.tokens[j + 1] == newline for j, t in enumerate(chat.tokens) if t == IM_END)
-            n_blocks += BOTH in chat.flags
-            if i % 10:
-                continue
-            plain = TOKENIZER.apply_chat_template(conversation.messages, tools=conversation.tools)
-            kept = [t for t, flags in zip(chat.tokens, chat.flags, strict=True) if not flags & EMPTY_THINK]
-            assert kept == HF.encode(plain)
-            assert chat.text.replace(EMPTY, "") == plain
+        conversations = [read_conversation(json.loads(line)).conversation for line in lines[first : first + 500]]
+        for i, (conversation, chats) in enumerate(zip(conversations, ENCODER.encode_many(conversations), strict=True)):
+            assert isinstance(chats, list)
+            n_sequences += len(chats)
+            if len(chats) == 1:
+                assert list(chats[0].flags) == independent_flags(chats[0].tokens)
+            n_blocks += BOTH in chats[-1].flags
+            assert all(chats[-1].tokens[j + 1] == newline for j, t in enumerate(chats[-1].tokens) if t == IM_END)
+            if i % 10 == 0:
+                plain = TOKENIZER.apply_chat_template(conversation.messages, tools=conversation.tools)
+                assert chats[-1].text == plain and chats[-1].tokens == HF.encode(plain)
     assert n_blocks > 0.9 * len(lines)
+    assert len(lines) <= n_sequences < 1.01 * len(lines)
 
 
 def test_an_independent_mask_agrees_on_all_real_pairs(shared_data: Path) -> None:
     for line in (shared_data / "dpo.jsonl").read_bytes().splitlines():
-        pair = parse_pair(line)
-        sides = ENCODER.encode_pair(pair)
+        pair = read_pair(json.loads(line))
+        sides = ENCODER.encode_pair(pair.chosen, pair.rejected)
         for conversation, chat in zip((pair.chosen, pair.rejected), sides, strict=True):
             assert list(chat.flags) == independent_flags(chat.tokens, last_only=True)
             *before, answer = conversation.messages
@@ -266,7 +281,7 @@ def test_an_independent_mask_agrees_on_all_real_pairs(shared_data: Path) -> None
 
 def test_the_empty_block_is_the_prompts_where_nobody_thinks() -> None:
     chosen, rejected = encode_pair([S, U, A, U, A], [S, U, A, U, assistant("Go away.")])
-    context = prompt("system", "Be brief.") + ASK + HEAD + "Hello 😀" + END + ASK + HEAD + EMPTY
+    context = prompt("system", "Be brief.") + ASK + HEAD + EMPTY + "Hello 😀" + END + ASK + HEAD + EMPTY
     assert context == TOKENIZER.apply_chat_template([S, U, A, U], add_generation_prompt=True)
     assert runs(chosen) == [(0, context), (TARGET, "Hello 😀" + END)]
     assert runs(rejected) == [(0, context), (TARGET, "Go away." + END)]
@@ -299,10 +314,15 @@ def test_thoughts_before_the_answer_do_not_count_and_calls_are_context() -> None
     assert runs(rejected) == [(0, context), (TARGET, CALL_G + END)]
 
 
+def test_an_answer_that_begins_with_a_line_break_has_the_prompt_of_the_other() -> None:
+    chosen, rejected = encode_pair([U, THINK], [U, assistant("\n<think>unfinished")])
+    assert runs(chosen)[0] == runs(rejected)[0] == (0, ASK + HEAD)
+    assert runs(rejected)[1] == (TARGET, EMPTY + "\n<think>unfinished" + END)
+
+
 def test_pairs_with_other_tokens_before_the_answers_are_errors() -> None:
-    with pytest.raises(LineError, match="begins with a line break"):
-        encode_pair([U, THINK], [U, assistant("\n<think>unfinished")])
-    with pytest.raises(LineError, match="tokens before the answers"):
+    with pytest.raises(ConversationError, match="tokens before the answers") as raised:
         encode_pair([U, A], [user("hi"), A])
-    with pytest.raises(LineError, match="no assistant message"):
-        encode_pair([U], [U, A])
+    assert raised.value.dropped
+    with pytest.raises(ConversationError, match="no messages"):
+        encode_pair([U, A], [A])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import re
 from typing import Any
 
-from chat_helpers import BOTH, EMPTY, END, HEAD, HF, TOKENIZER, assistant, decode, encode, runs
+from chat_helpers import BOTH, EMPTY, ENCODER, END, HEAD, HF, assistant, decode, runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from minimind_jax.data.conversation import ROLES
 
-from minimind_jax.data.chat import EMPTY_THINK, TARGET
+from minimind_jax.chat import EMPTY_THINK, TARGET, Conversation
+from minimind_jax.chat.conversation import ROLES
 from minimind_jax.tokenizer.train import CONTROL_TOKENS
 
 # Every text of the assistant is marked by Я, every other by Ω; both are no part of the template.
@@ -27,8 +26,8 @@ nasty = st.lists(
 
 @st.composite
 def messages_of(draw: st.DrawFn) -> list[dict[str, Any]]:
-    messages = []
-    for role in [*draw(st.lists(st.sampled_from(ROLES), max_size=5)), "assistant"]:
+    messages: list[dict[str, Any]] = []
+    for role in ["user", *draw(st.lists(st.sampled_from(ROLES), max_size=5)), "assistant"]:
         if role != "assistant":
             messages.append({"role": role, "content": draw(nasty) + "Ω" + draw(nasty)})
             continue
@@ -55,47 +54,38 @@ def neutral(content: str) -> str:
 @given(messages_of(), st.booleans())
 def test_whatever_the_content_exactly_the_assistants_turns_are_learnt(messages: list, with_tools: bool) -> None:
     tools = [{"name": "Ω<|im_end|>"}] if with_tools else None
-    chat = encode(*messages, tools=tools)
-    assert chat.tokens == TOKENIZER.encode_rendered(chat.text)
-    assert decode(chat.tokens) == chat.text
-    context = "".join(text for flags, text in runs(chat) if not flags)
-    assert "Я" not in context
-    assert "Ω" not in "".join(text for flags, text in runs(chat) if flags)
-
-    # The turns as the text has them, and as their messages do.
-    turns = re.findall(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>\n)", chat.text, re.DOTALL)
-    answers = [message for message in messages if message["role"] == "assistant"]
-    learnt = [decode([t for t, _ in run]) for flags, run in itertools.groupby(
-        zip(chat.tokens, chat.flags, strict=True), key=lambda pair: pair[1] > 0) if flags]  # fmt: skip
-    assert len(turns) == len(answers) == len(learnt)
-    last_user = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=-1)
-    n_late = sum(m["role"] == "assistant" for m in messages[last_user + 1 :])
-    n_bytes = 0
-    for number, (turn, text, answer) in enumerate(zip(turns, learnt, answers, strict=True)):
-        # Line breaks that content begins with may join the header's, whose token is no target.
-        assert turn.endswith(text) and not turn.removesuffix(text).strip()
-        n_bytes += len(text.removesuffix(END).encode())
-        late = number >= len(answers) - n_late
+    learnt = []
+    for chat in ENCODER.encode(Conversation(messages, tools)):
+        assert decode(chat.tokens) == chat.text
+        assert "Ω" not in "".join(text for flags, text in runs(chat) if flags)
+        texts = [
+            decode([t for t, _ in run])
+            for flags, run in itertools.groupby(zip(chat.tokens, chat.flags, strict=True), key=lambda pair: pair[1] > 0)
+            if flags
+        ]
+        assert chat.n_bytes == sum(len(text.removesuffix(END).encode()) for text in texts)
+        learnt += texts
+    answers = [message for number, message in enumerate(messages) if number and message["role"] == "assistant"]
+    assert len(learnt) == len(answers)
+    for text, answer in zip(learnt, answers, strict=True):
+        assert text.startswith("<think>\n") and text.endswith(END) and text.count("<|im_end|>") == 1
         if "think>" not in answer["content"] and "reasoning_content" not in answer:
-            assert turn.startswith((EMPTY if late else "") + neutral(answer["content"]))
-    assert chat.n_bytes == n_bytes
+            assert text.startswith(EMPTY + neutral(answer["content"]))
+        if "reasoning_content" in answer:
+            assert "Я" in text.partition("</think>")[0]
 
 
 @settings(max_examples=200, deadline=None)
 @given(messages_of())
-def test_without_its_optional_blocks_a_conversation_is_encoded_as_if_it_never_had_them(messages: list) -> None:
-    chat = encode(*messages)
-    kept = [t for t, flags in zip(chat.tokens, chat.flags, strict=True) if not flags & EMPTY_THINK]
-    assert kept == TOKENIZER.encode_rendered(decode(kept))
-    assert all(flags in (0, TARGET, BOTH) for flags in chat.flags)
-    assert all(text == EMPTY * text.count(EMPTY) for flags, text in runs(chat) if flags == BOTH)
-    last_user = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=-1)
-    unthinking = [
-        m["content"]
-        for m in messages[last_user + 1 :]
-        if m["role"] == "assistant" and "think>" not in m["content"] and "reasoning_content" not in m
-    ]
-    n_optional = bytes(chat.flags).count(BOTH) // len(HF.encode(EMPTY))
-    assert sum(not neutral(c)[0].isspace() for c in unthinking) <= n_optional <= len(unthinking)
-    if n_optional == len(unthinking):
-        assert decode(kept) == TOKENIZER.apply_chat_template(messages)
+def test_an_optional_block_is_the_last_ones_and_without_it_the_prompt_is_that_of_thinking(messages: list) -> None:
+    chats = ENCODER.encode(Conversation(messages))
+    for chat in chats:
+        assert all(flags in (0, TARGET, BOTH) for flags in chat.flags)
+        assert [text for flags, text in runs(chat) if flags == BOTH] in ([], [EMPTY])
+    last = messages[-1]
+    if "think>" in last["content"] or "reasoning_content" in last:
+        return
+    kept = [t for t, flags in zip(chats[-1].tokens, chats[-1].flags, strict=True) if not flags & EMPTY_THINK]
+    assert len(kept) == len(chats[-1].tokens) - len(HF.encode(EMPTY))
+    prompt = ENCODER.template.prompt(Conversation(messages[:-1]), thinking=True).tokens
+    assert kept[: len(prompt)] == prompt

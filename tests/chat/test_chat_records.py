@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from minimind_jax.data.conversation import Conversation, parse_conversation, parse_pair
 
+from minimind_jax.chat import Conversation, ConversationError, read_conversation, read_pair
+from minimind_jax.data.chat import parse_conversation, parse_pair
 from minimind_jax.data.jsonl import BadLine, LineError, read_jsonl
 
 S = {"role": "system", "content": "Be brief."}
@@ -24,7 +25,7 @@ def line(record: Any, **options: Any) -> bytes:
 
 
 def read(messages: Any, **beside: Any) -> Conversation:
-    return parse_conversation(line({"conversations": messages, **beside}))
+    return parse_conversation(line({"conversations": messages, **beside})).conversation
 
 
 def calling(calls: Any) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def calling(calls: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("ascii_only", [True, False])
 def test_both_shapes(name: str, ascii_only: bool) -> None:
     record = {"id": 7, name: [S, U, A, U, B]}
-    assert parse_conversation(line(record, ensure_ascii=ascii_only)) == Conversation([S, U, A, U, B], None)
+    assert parse_conversation(line(record, ensure_ascii=ascii_only)).conversation == Conversation([S, U, A, U, B], None)
 
 
 @pytest.mark.parametrize("bare", [True, False])
@@ -107,9 +108,9 @@ DEEP: Any = {}
 for _ in range(70):
     DEEP = {"x": DEEP}
 BAD_CONVERSATIONS: list[tuple[Any, str]] = [
-    ({"text": "hi", "id": 3}, "lacks `conversations` or `messages`, has `text`, `id`"),
+    ({"text": "hi", "id": 3}, "or prompt and completion), has `text`, `id`"),
     ({}, "has no field at all"),
-    ({SURROGATE: 1}, "lacks `conversations` or `messages`, has `\\ud800`"),
+    ({SURROGATE: 1}, "or prompt and completion), has `\\ud800`"),
     ([{"role": SURROGATE, "content": "x"}, A], f"`{U_}.role` is '\\ud800', not one of"),
     ([U, A], "not a JSON object but a list"),
     ({"conversations": {"role": "user"}}, "`conversations` is not a list of messages"),
@@ -123,22 +124,52 @@ BAD_CONVERSATIONS: list[tuple[Any, str]] = [
     ([U, A, {"role": "bot", "content": "x"}], BOT),
     ([{"role": ["user"], "content": "x"}, A], f"`{U_}.role` is ['user'], not one of"),
     ([{"role": None, "content": "x"}, A], f"`{U_}.role` is None, not one of"),
-    ([{"from": "human", "value": "x"}, A], f"`{U_}` lacks `role`, has `from`, `value`"),
+    ([{"name": "human", "value": "x"}, A], f"`{U_}` lacks `role`, has `name`, `value`"),
+    ([{"from": "bing", "value": "x"}, A], f"`{U_}.from` is 'bing', not one of"),
+    ([{"from": "human", "value": " "}, A], f"`{U_}.value` is empty"),
+    ([{"from": "human", "value": 3}, A], f"`{U_}.value` is not a string"),
+    ([U, {"from": "gpt", "value": ""}], f"`{A_}.value` is empty"),
+    ([U, {"from": "function_call", "value": "f(x)"}, A], f"`{A_}.value` is not JSON"),
+    ([U, {"from": "function_call", "value": ""}, A], f"`{A_}.value` is empty"),
     ([U, {"role": "assistant", "content": ""}], f"`{A_}.content` is empty"),
     ([U, {"role": "assistant"}], f"`{A_}.content` is empty"),
     ([U, {**calling("[]"), "reasoning_content": " "}], f"`{A_}.content` is empty"),
     ([{"role": "user", "content": " \n"}, A], f"`{U_}.content` is empty"),
-    ([{"role": "user", "content": None}, A], f"`{U_}.content` is empty"),
+    ([{"role": "user", "content": None}, A], f"`{U_}.content` is missing"),
+    ([{"role": "user"}, A], f"`{U_}.content` is missing"),
     ([U, {"role": "assistant", "content": 42}], f"`{A_}.content` is not a string"),
-    ([{"role": "user", "content": [{"type": "text", "text": "x"}]}, A], f"`{U_}.content` is not a string"),
+    ([{"role": "user", "content": [{"type": "text", "text": 3}]}, A], f"`{U_}.content[0].text` is not a string"),
+    ([{"role": "user", "content": [{"type": "image_url"}]}, A], f"`{U_}.content[0]` is a part of type 'image_url'"),
+    ([{"role": "user", "content": ["x"]}, A], f"`{U_}.content[0]` is a part without a type"),
+    ([U, {**A, "weight": 0.5}], f"`{A_}.weight` is neither 0 (not learnt) nor 1"),
+    ([U, {**A, "weight": 0}], "every answer in `conversations` has `weight` 0"),
+    ([U, {**A, "function_call": {"name": ""}}], f"`{A_}.function_call[0]` lacks `name`"),
+    ([{**S, "tools": [TOOL], "functions": [TOOL]}, U, A], f"`{U_}.tools` and `{U_}.functions` are the same thing"),
+    ({"messages": [U, A], "functions": "f"}, "`functions` is not JSON"),
+    ({"messages": [U, A], "tools": [TOOL], "functions": [TOOL]}, "`tools` and `functions` are the same thing"),
+    ({"messages": [S, U, A], "system": "x"}, "a system prompt stands both in `system` and in the first"),
+    ({"messages": [U, A], "system": ["x"]}, "`system` is not a string"),
+    ({"messages": [U, A], "images": ["a.png"]}, "has `images`: this model reads text only"),
+    ({"instruction": "x"}, "lacks `conversations` or `messages`"),
+    ({"instruction": " ", "input": "", "output": "y"}, "`instruction` is empty"),
+    ({"instruction": "x", "output": ""}, "`output` is empty"),
+    ({"instruction": "x", "output": ["y"]}, "`output` is not a string"),
+    ({"instruction": 3, "output": "y"}, "`instruction` is not a string"),
+    ({"instruction": "x", "input": 3, "output": "y"}, "`input` is not a string"),
+    ({"instruction": "x", "history": "h", "output": "y"}, "`history` is not a list of [question, answer]"),
+    ({"instruction": "x", "history": [["h"]], "output": "y"}, "`history[0]` is not a pair of question and answer"),
+    ({"instruction": "x", "history": [["h", ""]], "output": "y"}, "`history[0][1]` is empty"),
+    ({"prompt": "x", "completion": ""}, "`completion` is empty"),
+    ({"prompt": "x", "completion": "y", "label": False}, "`label` is false"),
+    ({"prompt": "", "completion": "y"}, "`prompt` is empty"),
+    ({"prompt": [U], "completion": [U]}, "`completion` has no assistant message"),
     ([{"role": "tool", "content": {"x": 1}}, A], f"`{U_}.content` is not a string"),
-    ([U, {**A, "reasoning_content": ["hm"]}], f"`{A_}.reasoning_content` is not a string"),
+    ([U, {**A, "reasoning_content": {"x": 1}}], f"`{A_}.reasoning_content` is not a string"),
     ([{**U, "reasoning_content": "hm"}, A], f"`{U_}.reasoning_content` on a message of role user"),
     ([{**S, "tool_calls": [CALL]}, U, A], f"`{U_}.tool_calls` on a message of role system"),
     ([U, calling("f(x)")], f"`{A_}.tool_calls` is not JSON (Expecting value, column 1)"),
     ([U, calling("[" * 100_000)], f"`{A_}.tool_calls` is not JSON (nested too deeply"),
     ([U, calling('[{"name": "f", "arguments": {"x": ' + "9" * 5000 + "}}]")], f"`{A_}.tool_calls` is not JSON ("),
-    ([U, calling({"name": "f"})], f"`{A_}.tool_calls` is not a list"),
     ([U, calling(False)], f"`{A_}.tool_calls` is not a list"),
     ([U, calling([CALL, "f"])], f"`{A_}.tool_calls[1]` is not an object"),
     ([U, calling([CALL, {"arguments": {}}])], f"`{A_}.tool_calls[1]` lacks `name`"),
@@ -190,8 +221,9 @@ def test_no_json() -> None:
 def test_no_line_of_the_real_data_fails(name: str, shared_data: Path) -> None:
     n_messages = n_calls = 0
     path = shared_data / f"{name}.jsonl"
-    for (_, conversation), raw in zip(read_jsonl(path, parse_conversation), path.open(), strict=True):
-        assert not isinstance(conversation, BadLine), conversation
+    for (_, parsed), raw in zip(read_jsonl(path, parse_conversation), path.open(), strict=True):
+        assert not isinstance(parsed, BadLine), parsed
+        conversation = parsed.conversation
         source = json.loads(raw)["conversations"]
         assert [(m["role"], m["content"]) for m in conversation.messages] == [(m["role"], m["content"]) for m in source]
         assert (conversation.tools or []) == json.loads(source[0].get("tools", "[]"))
@@ -202,6 +234,111 @@ def test_no_line_of_the_real_data_fails(name: str, shared_data: Path) -> None:
             n_calls += len(calls)
         n_messages += len(source)
     assert n_messages > 10_000 and (n_calls > 5_000) == (name == "toolcall")
+
+
+# --- Other people's forms -----------------------------------------------------------------------
+
+
+def form_of(record: Any) -> tuple[Conversation, str, tuple[str, ...]]:
+    parsed = read_conversation(record)
+    return parsed.conversation, parsed.form, parsed.unknown
+
+
+def test_sharegpt() -> None:
+    call = {"from": "function_call", "value": '{"name": "f", "arguments": {"x": "北京"}}'}
+    record = {
+        "conversations": [
+            {"from": "system", "value": "Be brief."},
+            {"from": "human", "value": "你好"},
+            call,
+            {"from": "observation", "value": "20"},
+            {"from": "gpt", "value": "Hello 😀"},
+        ],
+        "tools": json.dumps([TOOL]),
+    }
+    wanted = Conversation([S, U, calling([CALL]), {"role": "tool", "content": "20"}, A], [TOOL])
+    assert form_of(record) == (wanted, "`conversations` by ShareGPT (`from`, `value`)", ())
+    several = [{"name": "f", "arguments": {"x": "北京"}}, {"name": "g", "arguments": {}}]
+    record["conversations"][2] = {"from": "function_call", "value": json.dumps(several)}
+    assert len(read_conversation(record).conversation.messages[2]["tool_calls"]) == 2
+    for user_name, assistant_name in (("user", "assistant"), ("human", "chatgpt")):
+        messages = [{"from": user_name, "value": "你好"}, {"from": assistant_name, "value": "Hello 😀"}]
+        assert read_conversation({"messages": messages}).conversation == Conversation([U, A])
+
+
+def test_alpaca() -> None:
+    one = {"instruction": "你好", "input": "", "output": "Hello 😀"}
+    assert form_of(one) == (Conversation([U, A]), "Alpaca (`instruction`, `output`)", ())
+    assert form_of({**one, "input": None, "history": [], "system": ""})[0] == Conversation([U, A])
+    both = read_conversation({**one, "instruction": "Translate.", "input": "你好"}).conversation
+    assert both.messages[0] == {"role": "user", "content": "Translate.\n你好"}
+    assert read_conversation({**one, "instruction": "", "input": "你好"}).conversation == Conversation([U, A])
+    more = {**one, "system": "Be brief.", "history": [["hi", "ho"], ["你好", "Go away."]], "tools": [TOOL]}
+    first = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    assert form_of(more)[0] == Conversation([S, *first, U, B, U, A], [TOOL])
+
+
+@pytest.mark.parametrize("prompt", ["你好", [U], [{"from": "human", "value": "你好"}]])
+@pytest.mark.parametrize("completion", ["Hello 😀", A, [A]])
+def test_prompt_and_completion(prompt: Any, completion: Any) -> None:
+    record = {"prompt": prompt, "completion": completion}
+    assert form_of(record) == (Conversation([U, A]), "`prompt`, `completion`", ())
+    assert form_of({**record, "system": "Be brief.", "label": True})[0] == Conversation([S, U, A])
+
+
+def test_functions_and_system_beside_or_on_the_system_message() -> None:
+    text = json.dumps([TOOL], ensure_ascii=False)
+    for functions in ([TOOL], text):
+        assert read([{"role": "system", "content": "", "functions": functions}, U, A]) == Conversation([U, A], [TOOL])
+        assert read([{**S, "functions": functions}, U, A]) == Conversation([S, U, A], [TOOL])
+        assert read([U, A], functions=functions) == Conversation([U, A], [TOOL])
+    assert read([U, A], system="Be brief.", tools=text) == Conversation([S, U, A], [TOOL])
+    assert read([{**S, "content": " "}, U, A], system="Be brief.") == Conversation([S, U, A])
+
+
+def test_openais_messages() -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": parts, "name": "me"},
+        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"x": "北京"}'}},
+        {"role": "function", "name": "f", "content": "20"},
+        {"role": "assistant", "content": "Hello 😀", "reasoning": "hm", "refusal": None},
+    ]
+    record = {"messages": messages, "parallel_tool_calls": False}
+    conversation, form, unknown = form_of(record)
+    assert (form, unknown) == ("`messages`", ("parallel_tool_calls", "messages.refusal"))
+    assert conversation.messages == [
+        S,
+        {"role": "user", "content": "one\ntwo"},
+        calling([CALL]),
+        {"role": "tool", "content": "20", "name": "f"},
+        {**A, "reasoning_content": "hm"},
+    ]
+
+
+def test_what_has_weight_0_is_context() -> None:
+    first, second = {**A, "weight": 0}, {**B, "weight": 1}
+    blank = {"role": "system", "content": ""}
+    assert read([blank, U, first, U, second]) == Conversation([U, A, U, B], context=frozenset({1}))
+    assert read([U, {"role": "assistant", "content": "", "weight": 0}, U, A]).context == {1}
+    completion = read_conversation({"prompt": [S, U, first, U], "completion": [second]}).conversation
+    assert completion == Conversation([S, U, A, U, B], context=frozenset({2}))
+    system = read([U, first, U, second], system="Be brief.")
+    assert system == Conversation([S, U, A, U, B], context=frozenset({2}))
+    with pytest.raises(ConversationError, match="weight") as raised:
+        read_conversation({"messages": [U, first]})
+    assert raised.value.dropped
+
+
+def test_unknown_keys_are_told_of() -> None:
+    record = {"messages": [{**U, "id": 1}, {**A, "score": 2, "name": "me"}], "source": "x", "lang": None}
+    assert form_of(record)[2] == ("source", "messages.id", "messages.score")
+    pair_record = read_pair({"prompt": "你好", "chosen": "Hello 😀", "rejected": "x", "score_chosen": 5})
+    assert (pair_record.form, pair_record.unknown) == (
+        "`chosen` and `rejected`, `prompt` beside them",
+        ("score_chosen",),
+    )
 
 
 # --- Pairs --------------------------------------------------------------------------------------
@@ -251,6 +388,19 @@ def test_a_prompt_of_messages_brings_its_tools() -> None:
     assert chosen.messages == [U, *several, A]
 
 
+def test_other_peoples_pairs() -> None:
+    wanted = (Conversation(HI, None), Conversation(GO, None))
+    sharegpt = {"from": "gpt", "value": "Hello 😀"}, {"from": "gpt", "value": "Go away."}
+    assert pair(conversations=[{"from": "human", "value": "你好"}], chosen=sharegpt[0], rejected=sharegpt[1]) == wanted
+    assert pair(instruction="你好", input="", chosen="Hello 😀", rejected="Go away.") == wanted
+    assert pair(messages=[U], chosen=A, rejected=[B]) == wanted
+    with_system = (Conversation([S, *HI], [TOOL]), Conversation([S, *GO], [TOOL]))
+    for record in (*PROMPTS, {"instruction": "你好", "chosen": "Hello 😀", "rejected": "Go away."}):
+        assert pair(**record, system="Be brief.", functions=json.dumps([TOOL])) == with_system
+    earlier = [{**S, "functions": [TOOL]}, U]
+    assert pair(chosen=[*earlier, A], rejected=[*earlier, B]) == with_system
+
+
 BAD_PAIRS: list[tuple[dict[str, Any], str]] = [
     ({"rejected": HI}, "lacks `chosen`, has `rejected`"),
     ({"chosen": HI, "reject": GO}, "lacks `rejected`, has `chosen`, `reject`"),
@@ -273,12 +423,17 @@ BAD_PAIRS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "p", "chosen": "x", "rejected": "x"}, "`chosen` and `rejected` are the same"),
     ({"chosen": HI, "rejected": [U, {**A, "reasoning_content": ""}]}, "`chosen` and `rejected` are the same"),
     ({"chosen": HI, "rejected": [U, {"role": "bot", "content": "x"}]}, "`rejected[1].role` is 'bot', not one of"),
-    ({"chosen": [U, {"role": "assistant"}], "rejected": GO}, "`chosen[1].content` is empty"),
+    ({"chosen": [U, {"role": "assistant"}], "rejected": GO}, "`chosen` is empty: its last message says nothing"),
+    ({"chosen": [U, {**A, "weight": 0}], "rejected": GO}, "the last message of `chosen` has `weight` 0"),
+    ({"chosen": HI, "rejected": GO, "system": 3}, "`system` is not a string"),
+    ({"chosen": [S, *HI], "rejected": [S, *GO], "system": "x"}, "a system prompt stands both in `system` and in the"),
+    ({"chosen": HI, "rejected": GO, "image": "a.png"}, "has `image`: this model reads text only"),
     ({"prompt": "p", "chosen": " ", "rejected": "x"}, "`chosen` is empty"),
-    ({"prompt": "", "chosen": "y", "rejected": "x"}, "`prompt` is empty"),
-    ({"prompt": [], "chosen": "y", "rejected": "x"}, "`prompt` is empty"),
+    ({"prompt": "", "chosen": "y", "rejected": "x"}, "lacks `prompt`, and `chosen` has no message before the answer"),
+    ({"prompt": [], "chosen": "y", "rejected": "x"}, "lacks `prompt`, and `chosen` has no message before the answer"),
+    ({"prompt": " ", "chosen": "y", "rejected": "x"}, "`prompt` is empty"),
     ({"prompt": 3, "chosen": "y", "rejected": "x"}, "`prompt` is not a list of messages"),
-    ({"prompt": [{"role": "user"}], "chosen": "y", "rejected": "x"}, "`prompt[0].content` is empty"),
+    ({"prompt": [{"role": "user"}], "chosen": "y", "rejected": "x"}, "`prompt[0].content` is missing"),
     ({"prompt": SURROGATE, "chosen": "y", "rejected": "x"}, "`prompt` has half of a \\u surrogate pair"),
     ({"prompt": "p", "chosen": "y", "rejected": SURROGATE}, "`rejected` has half of a \\u surrogate pair"),
     ({"prompt": [{**S, "tools": [TOOL]}, U], "tools": [TOOL], "chosen": "y", "rejected": "x"}, "`tools` stand both"),

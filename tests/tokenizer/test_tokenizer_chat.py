@@ -79,7 +79,7 @@ def test_a_plain_conversation() -> None:
     assert OURS.apply_chat_template([S, U, A]) == (
         "<|im_start|>system\nYou are 小明.<|im_end|>\n"
         "<|im_start|>user\n你好\n<|im_end|>\n"
-        "<|im_start|>assistant\n Hello! <|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n Hello! <|im_end|>\n"
     )
 
 
@@ -96,10 +96,10 @@ def test_tools_calls_and_results() -> None:
         '<tool_call>\n{"name": "quo\\"te", "arguments": {}}\n</tool_call><|im_end|>\n'
         '<|im_start|>user\n<tool_response>\n{"温度": 20}\n</tool_response>\n'
         '<tool_response>\n{"温度": 20}\n</tool_response><|im_end|>\n'
-        "<|im_start|>assistant\n Hello! <|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n Hello! <|im_end|>\n"
     )
     assert OURS.apply_chat_template([U, CALL]).endswith(
-        '<|im_start|>assistant\n<tool_call>\n{"name": "天气", "arguments": {"城市": "北京", "n": 1}}\n'
+        '<|im_start|>assistant\n<think>\n\n</think>\n\n<tool_call>\n{"name": "天气", "arguments": {"城市": "北京", "n": 1}}\n'
         "</tool_call><|im_end|>\n"
     )
 
@@ -109,8 +109,10 @@ def test_thoughts_stay_after_the_last_user_message_only() -> None:
     assert OURS.apply_chat_template([U, THINK]).count(block) == 1
     assert OURS.apply_chat_template([U, THINK, U, THINK]).count(block) == 1
     assert OURS.apply_chat_template([U, THINK, T, THINK]).count(block) == 2
-    assert "<think>" not in OURS.apply_chat_template([U, THINK, U, LITERAL, U])
-    assert OURS.apply_chat_template([U, LITERAL, U, A]).count("assistant\nyes<|im_end|>") == 1
+    empty = "<think>\n\n</think>\n\n"
+    rest = OURS.apply_chat_template([U, THINK, U, LITERAL, U]).replace(empty, "")
+    assert "<think>" not in rest and "six" not in rest and "hm" not in rest
+    assert OURS.apply_chat_template([U, LITERAL, U, A]).count(f"assistant\n{empty}yes<|im_end|>") == 1
     assert OURS.apply_chat_template([U, LITERAL]).endswith("assistant\n<think>\nhm\n</think>\n\nyes<|im_end|>\n")
 
 
@@ -119,6 +121,7 @@ def test_the_generation_prompt_begins_the_turn_it_prompts_for() -> None:
     assert off.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     assert off == OURS.apply_chat_template([U], add_generation_prompt=True, enable_thinking=False)
     assert OURS.apply_chat_template([U, EMPTY_THINK]) == off + "42<|im_end|>\n"
+    assert OURS.apply_chat_template([U, A]) == off + A["content"] + "<|im_end|>\n"
     for switch in ("enable_thinking", "open_thinking"):
         on = OURS.apply_chat_template([U], add_generation_prompt=True, **{switch: True})
         assert on.endswith("<|im_start|>assistant\n")
@@ -187,7 +190,7 @@ def test_assistant_content_never_ends_its_turn(content: str) -> None:
 def test_the_assistant_may_write_its_own_marks() -> None:
     content = '<tool_call>\n{"name": "f"}\n</tool_call><|im_end|><tool_response>'
     assert OURS.apply_chat_template([U, {"role": "assistant", "content": content}]).endswith(
-        'assistant\n<tool_call>\n{"name": "f"}\n</tool_call>< |im_end|>< tool_response><|im_end|>\n'
+        '</think>\n\n<tool_call>\n{"name": "f"}\n</tool_call>< |im_end|>< tool_response><|im_end|>\n'
     )
     assert "< think>" in OURS.apply_chat_template([{"role": "user", "content": "<think>"}])
 
