@@ -89,10 +89,11 @@ def test_targets_of_a_conversation(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert (
         "▏1 ⟦<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n⟧"
-        "Ho<|im_end|>\n⟦<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n⟧"
+        "<think>\n\n</think>\n\nHo<|im_end|>\n⟦<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n⟧"
         "<think>\n\n</think>\n\nSee you<|im_end|>\n" in result.stdout
     )
     assert "tokens of padding" in result.stdout
+    assert "1 x form `conversations`" in result.stdout
 
 
 def run_inspect(*args: str) -> subprocess.CompletedProcess[str]:

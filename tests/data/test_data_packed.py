@@ -156,8 +156,8 @@ def test_conversations_that_are_too_long(
     if truncate == "turn":
         assert set(found) == {"Hi", "one"} and "1 are cut, 2 dropped" in message
         text, targets = found["one"]
-        assert text.endswith("<|im_start|>user\ntwo<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n")
-        assert targets == "1<|im_end|>\n2<|im_end|>\n"
+        assert text.endswith(f"<|im_start|>user\ntwo<|im_end|>\n<|im_start|>assistant\n{BLOCK}2<|im_end|>\n")
+        assert targets == f"{BLOCK}1<|im_end|>\n{BLOCK}2<|im_end|>\n"
     else:
         assert set(found) == {"Hi", "one", "q"} and "2 are cut, 1 dropped" in message
         assert all(len(tokenizer.encode_rendered(found[key][0])) == 128 for key in ("one", "q"))
@@ -173,8 +173,8 @@ def test_validation_is_never_augmented_and_counts_bytes(tmp_path: Path, tokenize
     assert held_out is not None
     found = dict(segments(held_out, tokenizer))
     assert rendered("问题", "答案。") in found and not any("system" in text for text in found)
-    # The block, then what is said; of the cut conversation "1" and "2", which have no block.
-    assert held_out.n_bytes == len(BLOCK) + len("答案。".encode()) + 2
+    # The blocks, then what is said; of the cut conversation "1" and "2".
+    assert held_out.n_bytes == 3 * len(BLOCK) + len("答案。".encode()) + 2
     with pytest.raises(IndexError, match="validation rows have one epoch"):
         held_out.batch(np.array([held_out.rows_per_epoch]))
 

@@ -135,12 +135,12 @@ def test_bytes_of_a_conversation_that_is_cut(model, hf, tmp_path):
     for n_cut, second in scored.items():
         short = dataclasses.replace(model, config=dataclasses.replace(CONFIG, max_seq_len=len(ids) - n_cut))
         score = evaluate_file(short, file)
-        assert (score.bytes, score.truncated) == (len(("Hello!" + second).encode()), int(n_cut > 0)), n_cut
+        assert (score.bytes, score.truncated) == (len((block + "Hello!" + second).encode()), int(n_cut > 0)), n_cut
     first_answer = text[: text.index("<|im_end|>\n<|im_start|>user\n?")]
     n = len(tokenizer.encode(first_answer, add_special_tokens=False))
     for more in (0, 1, 2, 4):  # before, between and after the end token and its newline
         short = dataclasses.replace(model, config=dataclasses.replace(CONFIG, max_seq_len=n + more))
-        assert evaluate_file(short, file).bytes == len("Hello!")
+        assert evaluate_file(short, file).bytes == len(block + "Hello!")
 
 
 def test_conversations_without_a_target_before_the_limit_are_left_out(model, tmp_path):

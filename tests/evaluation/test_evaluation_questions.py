@@ -44,15 +44,18 @@ def records(path: Path) -> list[dict]:
 
 
 def test_replies_are_counted_by_family_and_language(file, model, monkeypatch):
-    def knows_units_and_chinese_spelling(config, params, tokenizer, chats, options, mesh):
+    def knows_units_and_chinese_spelling(config, params, prompts, options, *, eos_id, mesh):
         assert mesh.size == jax.local_device_count()
-        assert (config, params, tokenizer) == (CONFIG, model.params, model.tokenizer)
+        assert (config, params, eos_id) == (CONFIG, model.params, model.tokenizer.eos_id)
         assert options == Options(max_new_tokens=24)
-        assert [chat.messages for chat in chats] == [r["conversations"] for r in records(file)]
+        asked, encode = records(file), model.tokenizer.encode
+        for prompt, record in zip(prompts, asked, strict=True):
+            text = model.tokenizer.apply_chat_template(record["conversations"], add_generation_prompt=True)
+            assert prompt == model.tokenizer.encode_rendered(text)
         known = {("units", "zh"), ("units", "en"), ("spelling", "zh")}
-        return [f" {chat.gt[-1]}。\n" if (chat.family, chat.language) in known else "-" for chat in chats]
+        return [encode(f" {r['gt'][-1]}。\n" if (r["family"], r["language"]) in known else "-") for r in asked]
 
-    monkeypatch.setattr(questions, "answer", knows_units_and_chinese_spelling)
+    monkeypatch.setattr(questions, "generate", knows_units_and_chinese_spelling)
     score = ask(model, file)
     assert score.count() == Count(6, N)
     assert score.count("units") == Count(4, 4)
@@ -92,9 +95,9 @@ def test_plain_replies_are_one_line_after_the_colon(model, file, monkeypatch):
         assert (options, len(prompts)) == (Options(max_new_tokens=9), N)
         replies = []
         for question, prompt in zip(asked, prompts, strict=True):
-            colon = plain_prompt(question.family, question.language, question.messages[0]["content"])
+            colon = plain_prompt(question.family, question.language, question.conversation.messages[0]["content"])
             assert prompt == colon[:-1] and colon[-1] in ":："
-            assert question.messages[0]["content"] in prompt
+            assert question.conversation.messages[0]["content"] in prompt
             replies.append(f"{colon[-1]} {question.answer}\nQuestion: And more?\nAnswer: something")
         replies[0] = replies[0].replace("\n", " ")
         replies[1] = replies[1][1:]  # no colon of its own
@@ -175,10 +178,11 @@ GOOD = {
         ({"answer": 300}, "`answer` is not a string"),
         ({"language": "fr"}, "`language` is 'fr', not one of zh, en"),
         ({"conversations": ...}, "lacks `conversations`"),
-        ({"conversations": []}, "`conversations` is not a list of messages, or empty"),
-        ({"conversations": ["hi"]}, r"`conversations\[0\].role` is not one of system, user, assistant"),
-        ({"conversations": [{"role": "human", "content": "?"}]}, r"`conversations\[0\].role`"),
-        ({"conversations": [{"role": "user"}]}, r"`conversations\[0\].content` is not a string"),
+        ({"conversations": "hi"}, "`conversations` is not a list of messages"),
+        ({"conversations": []}, "`conversations` is empty"),
+        ({"conversations": ["hi"]}, r"`conversations\[0\]` is not an object with role and content"),
+        ({"conversations": [{"role": "bot", "content": "?"}]}, r"`conversations\[0\].role`"),
+        ({"conversations": [{"role": "user"}]}, r"`conversations\[0\].content` is missing"),
         (
             {"conversations": [{"role": "assistant", "content": "3"}]},
             "`conversations` does not end",

@@ -9,9 +9,8 @@ import openai
 import pytest
 from serving_helpers import SETTINGS, TOKENIZER, TOOL, ScriptedEngine, question, served, tiny_engine, wait_for
 
-from minimind_jax.inference import chat_prompt
+from minimind_jax.chat import Conversation, chat_template
 from minimind_jax.inference.options import Options
-from minimind_jax.serving.conversation import Conversation
 
 MODEL = SETTINGS.name
 THINKING = {"chat_template_kwargs": {"enable_thinking": True}}
@@ -85,7 +84,7 @@ def test_models(client):
 
 
 def test_a_greedy_chat_is_what_the_engine_makes_of_the_rendered_prompt(client, engine):
-    prompt = chat_prompt(TOKENIZER, Conversation([{"role": "user", "content": "你好"}]))
+    prompt = chat_template(TOKENIZER).prompt(Conversation([{"role": "user", "content": "你好"}])).tokens
     expected = engines_own(engine, prompt, max_new_tokens=12)
     answer = chat(client, "你好", max_tokens=12)
     assert answer.choices[0].message.content == expected

@@ -50,7 +50,8 @@ def test_turns_make_a_conversation():
     assert notes.count("1 token, first token after") == 2
     assert engine.prompts[1] == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nfirst<|im_end|>\n"
-        "<|im_start|>assistant\none<|im_end|>\n<|im_start|>user\nsecond<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\none<|im_end|>\n<|im_start|>user\nsecond<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n"
     )
 
 
