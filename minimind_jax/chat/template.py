@@ -261,7 +261,7 @@ class ChatTemplate:
 
     def _check_rendered(self, conversation: Conversation, learnt: Collection[int] = ()) -> None:
         """Raises ConversationError for what the template would leave out without a word (of thoughts: those learnt)."""
-        used = {"tools": "tools"} if conversation.tools else {}
+        used = {"tools": "`tools`"} if conversation.tools else {}
         for number, message in enumerate(conversation.messages):
             if message["role"] == "tool":
                 used["tool"] = "messages of role tool"
@@ -270,14 +270,14 @@ class ChatTemplate:
                     " after the first" if number else ""
                 )
             elif "tool_calls" in message:
-                used["tool_calls"] = "tool_calls"
+                used["tool_calls"] = "`tool_calls`"
             if number in learnt and "reasoning_content" in message:
-                used["reasoning_content"] = "reasoning_content"
+                used["reasoning_content"] = "`reasoning_content`"
         for part, name in used.items():
             if not self._renders(part):
                 more = f"write it into the content as {THINK}...{END_THINK}, or " if part == "reasoning_content" else ""
                 raise ConversationError(
-                    f"{name}: the chat template of {self._tokenizer.path} leaves this out; {more}{_ADVICE}", "messages"
+                    f"the chat template of {self._tokenizer.path} leaves out {name}: {more}{_ADVICE}", "messages"
                 )
 
     def _renders(self, part: str) -> bool:

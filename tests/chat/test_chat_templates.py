@@ -146,7 +146,7 @@ def test_templates_without_thoughts(tmp_path: Path) -> None:
         chosen, _ = encoder.encode_pair(Conversation([U, A]), Conversation([U, assistant("x")]))
         assert runs(chosen) == [(0, system + ASK + HEAD), ANSWER]
         # Thoughts that it would leave out are refused; the advice helps.
-        with pytest.raises(ConversationError, match=r"reasoning_content: .* leaves this out; write it"):
+        with pytest.raises(ConversationError, match=r"leaves out `reasoning_content`: write it into the content"):
             encoder.encode(Conversation([U, THINK]))
         learnt = THOUGHTS + "42" + END
         assert encoded(encoder, U, assistant(THOUGHTS + "42")) == [[(0, system + ASK + HEAD), (TARGET, learnt)]]
@@ -297,8 +297,8 @@ CALL, RESULT = assistant("", tool_calls=calls("f")), result("20")
 @pytest.mark.parametrize(
     ("messages", "tools", "left_out"),
     [
-        ([U, A], [TOOL], "tools"),
-        ([U, CALL], None, "tool_calls"),
+        ([U, A], [TOOL], "`tools`"),
+        ([U, CALL], None, "`tool_calls`"),
         ([U, A, RESULT, A], None, "messages of role tool"),
         ([U, A, S, U, A], None, "system messages after the first"),
     ],
@@ -307,10 +307,10 @@ def test_what_a_template_leaves_out_is_refused_by_name(
     messages: list, tools: Any, left_out: str, tmp_path: Path
 ) -> None:
     encoder = with_template(tmp_path, MINIMIND2_OPENS)
-    with pytest.raises(ConversationError, match=f"^{left_out}: the chat template of .* leaves this out"):
+    with pytest.raises(ConversationError, match=f"^the chat template of .* leaves out {left_out}: take another"):
         encoder.encode(Conversation(messages, tools))
     assert encoder.encode(Conversation([S, U, A]))
-    with pytest.raises(ConversationError, match="leaves this out"):
+    with pytest.raises(ConversationError, match="leaves out"):
         encoder.template.prompt(Conversation(messages[:-1] if len(messages) > 2 else messages, tools or [TOOL]))
 
 

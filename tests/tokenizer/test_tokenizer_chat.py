@@ -99,7 +99,8 @@ def test_tools_calls_and_results() -> None:
         "<|im_start|>assistant\n<think>\n\n</think>\n\n Hello! <|im_end|>\n"
     )
     assert OURS.apply_chat_template([U, CALL]).endswith(
-        '<|im_start|>assistant\n<think>\n\n</think>\n\n<tool_call>\n{"name": "天气", "arguments": {"城市": "北京", "n": 1}}\n'
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+        '<tool_call>\n{"name": "天气", "arguments": {"城市": "北京", "n": 1}}\n'
         "</tool_call><|im_end|>\n"
     )
 
