@@ -107,3 +107,11 @@ def test_a_modelfile_is_for_chatml_only(words, tmp_path):
     )
     export(small_model(tmp_path / "tokenizer"), tmp_path / "model.gguf", with_modelfile=True, force=True)
     assert '{{ end }}<|im_start|>assistant\n"""' in (tmp_path / "Modelfile").read_text()
+    load_tokenizer(str(words)).save(tmp_path / "tokenizer")  # ours again: every answer has a think block
+    export(small_model(tmp_path / "tokenizer"), tmp_path / "model.gguf", with_modelfile=True, force=True)
+    block = "<think>\n\n</think>\n\n"
+    assert (tmp_path / "Modelfile").read_text() == (
+        'FROM ./model.gguf\n\nTEMPLATE """{{- range .Messages }}<|im_start|>{{ .Role }}\n'
+        f'{{{{ if eq .Role "assistant" }}}}{block}{{{{ end }}}}{{{{ .Content }}}}<|im_end|>\n'
+        f'{{{{ end }}}}<|im_start|>assistant\n{block}"""\n\nPARAMETER stop "<|im_end|>"\n'
+    )
