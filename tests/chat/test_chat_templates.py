@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from chat_helpers import (
     ASK,
@@ -41,6 +42,8 @@ from template_shapes import (
 )
 
 from minimind_jax.chat import TARGET, ChatEncoder, Conversation, ConversationError, chat_template
+from minimind_jax.config import DataConfig, SftConfig
+from minimind_jax.data import open_sft
 from minimind_jax.errors import UserError
 from minimind_jax.tokenizer import load_tokenizer
 
@@ -354,3 +357,32 @@ def test_the_last_answer_is_continued(tmp_path: Path) -> None:
         assert text.endswith("The sky is") and not prompt.in_thought
         with pytest.raises(ConversationError, match="not the assistant's"):
             chat_template(tokenizer).unfinished(Conversation([U]))
+
+
+# --- Through the rows of SFT --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("template", [OURS, OURS_BEFORE, MINIMIND3, QWEN3, MINIMIND2_TOOLS, ALWAYS_THINKS])
+@pytest.mark.parametrize("prob", [0.0, 1.0])
+def test_empty_blocks_are_left_out_of_rows_wherever_a_template_writes_them(
+    template: str, prob: float, tmp_path: Path
+) -> None:
+    tokenizer = make_directory(tmp_path / "tokenizer", template)
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps({"messages": [U, assistant(f"answer {i}")]}) + "\n" for i in range(5)))
+    data = DataConfig(path=str(file), max_seq_len=128, cache_dir=str(tmp_path / "cache"))
+    rows, _ = open_sft(data, SftConfig(0.0, prob), tokenizer, seed=0)
+    tokens = np.concatenate([segment.tokens for item in range(5) for segment in rows.segments(item, epoch=0)])
+    text = tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
+    assert text.count(EMPTY) == (0 if prob else 5)
+    assert [f"answer {i}" in text for i in range(5)] == [True] * 5
+
+
+def test_system_prompts_need_a_template_without_one_of_its_own_and_the_advice_helps(tmp_path: Path) -> None:
+    tokenizer = make_directory(tmp_path / "tokenizer", MINIMIND2_OPENS)
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"messages": [U, A]}) + "\n")
+    data = DataConfig(path=str(file), max_seq_len=128, cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"set sft\.system_prompt_prob=0"):
+        open_sft(data, SftConfig(0.5), tokenizer, seed=0)
+    assert open_sft(data, SftConfig(0.0), tokenizer, seed=0)[0].n_docs == 1
