@@ -148,8 +148,6 @@ class ChatEncoder:
         Added tokens keep what is before them apart from what follows, so it is enough to look from the last one on.
         """
         end = _first_token(offsets, position)
-        if end and offsets[end - 1][1] > position:
-            return False
         start = next((i for i in range(end - 1, -1, -1) if ids[i] in self._tokenizer.added_ids), 0)
         piece = text[offsets[start][0] : position]
         if piece not in self._cuts:

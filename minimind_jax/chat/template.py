@@ -125,7 +125,9 @@ class ChatTemplate:
         """Raises UserError where the template cannot do as asked."""
         if not self.has_switch and thinking != self._always_thinks:
             state = "always lets the model think" if self._always_thinks else "never asks the model to think"
-            raise UserError(f"the chat template of {self._tokenizer.path} has no switch for thinking: it {state}")
+            raise UserError(
+                f"the chat template of {self._tokenizer.path} has no switch for thinking (it {state}): leave that away"
+            )
 
     # --- Turns ----------------------------------------------------------------------------------
 
@@ -162,16 +164,11 @@ class ChatTemplate:
         tools, thinking = conversation.tools, has_thoughts(message)
         prompt = self._prompt_text(Conversation(before, tools), thinking)
         header_end = self._header_end(prompt)
-        # Some templates write an empty block only where the thoughts are there, and empty.
-        forms = [message] if thinking else [message, {**message, "reasoning_content": ""}]
-        texts = []
-        for form in forms:
-            texts.append(self._render([*before, form], tools, thinking))
-            if texts[-1].startswith(prompt):
-                answer = texts[-1][len(prompt) :]
-                break
+        whole = self._render([*before, message], tools, thinking)
+        if whole.startswith(prompt):
+            answer = whole[len(prompt) :]
         else:
-            answer = self._fitted(texts[0], prompt, header_end, thinking)
+            answer = self._fitted(whole, prompt, header_end, thinking)
         end = answer.find(self._end_token)
         after = end + len(self._end_token)
         if end < 0 or answer[after:].strip():
@@ -179,7 +176,7 @@ class ChatTemplate:
         return Turn(prompt, answer[: after + answer.startswith("\n", after)], header_end, len(prompt) + end)
 
     def _fitted(self, whole: str, prompt: str, header_end: int, thinking: bool) -> str:
-        """The answer in `whole`, which the template does not begin as it prompts for it, made to follow `prompt`."""
+        """The answer in `whole`, made to follow `prompt`: their think blocks differ, or only one of them has any."""
         if not whole.startswith(prompt[:header_end]):
             raise _no_turn()
         answer, opened = whole[header_end:], _opens_thought(prompt)

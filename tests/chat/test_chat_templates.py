@@ -98,11 +98,11 @@ def test_prompts_end_as_the_template_has_it(name: str, tmp_path: Path) -> None:
 def test_a_template_without_a_switch_says_so(tmp_path: Path) -> None:
     plain = chat_template(make_directory(tmp_path / "plain", CHATML))
     plain.check_switch(False)
-    with pytest.raises(UserError, match="has no switch for thinking: it never asks the model to think"):
+    with pytest.raises(UserError, match=r"has no switch for thinking \(it never asks the model to think\)"):
         plain.check_switch(True)
     thinks = chat_template(make_directory(tmp_path / "thinks", ALWAYS_THINKS))
     thinks.check_switch(True)
-    with pytest.raises(UserError, match="has no switch for thinking: it always lets the model think"):
+    with pytest.raises(UserError, match=r"has no switch for thinking \(it always lets the model think\)"):
         thinks.check_switch(False)
     for thinking in (True, False):
         chat_template(TOKENIZER).check_switch(thinking)
@@ -169,6 +169,13 @@ def test_an_answer_without_thoughts_closes_those_that_the_prompt_opens(tmp_path:
 def test_a_block_that_only_the_prompt_has_comes_before_the_answer_in_training_too(tmp_path: Path) -> None:
     block = f"{{%- if add_generation_prompt and not enable_thinking -%}}{{{{- {EMPTY!r} -}}}}{{%- endif -%}}"
     encoder = with_template(tmp_path, CHATML + block)
+    assert encoded(encoder, U, A) == [[(0, ASK + HEAD), (BOTH, EMPTY), ANSWER]]
+
+
+def test_a_block_that_answer_and_prompt_write_differently_is_the_prompts(tmp_path: Path) -> None:
+    block = f"{{%- if add_generation_prompt and not enable_thinking -%}}{{{{- {EMPTY!r} -}}}}{{%- endif -%}}"
+    own = "('<think></think>' if message.role == 'assistant' else '') + message.content"
+    encoder = with_template(tmp_path, CHATML.replace("message.content", own) + block)
     assert encoded(encoder, U, A) == [[(0, ASK + HEAD), (BOTH, EMPTY), ANSWER]]
 
 

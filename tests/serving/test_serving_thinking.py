@@ -72,7 +72,7 @@ def test_without_a_switch_asking_for_thoughts_says_so(tmp_path: Path) -> None:
         for fields in ASKING:
             answer = ask(port, "POST", CHAT, question(**fields))
             assert answer.status == 400
-            assert "has no switch for thinking: it never asks the model to think" in answer.body["error"]["message"]
+            assert "has no switch for thinking (it never asks the model to think)" in answer.body["error"]["message"]
         for fields in NOT_ASKING:
             assert ask(port, "POST", CHAT, question(**fields)).status == 200
 
