@@ -165,29 +165,12 @@ class ChatTemplate:
         prompt = self._prompt_text(Conversation(before, tools), thinking)
         header_end = self._header_end(prompt)
         whole = self._render([*before, message], tools, thinking)
-        if whole.startswith(prompt):
-            answer = whole[len(prompt) :]
-        else:
-            answer = self._fitted(whole, prompt, header_end, thinking)
+        answer = _answer(whole, prompt, header_end, thinking)
         end = answer.find(self._end_token)
         after = end + len(self._end_token)
         if end < 0 or answer[after:].strip():
             raise _no_turn()
         return Turn(prompt, answer[: after + answer.startswith("\n", after)], header_end, len(prompt) + end)
-
-    def _fitted(self, whole: str, prompt: str, header_end: int, thinking: bool) -> str:
-        """The answer in `whole`, made to follow `prompt`: their think blocks differ, or only one of them has any."""
-        if not whole.startswith(prompt[:header_end]):
-            raise _no_turn()
-        answer, opened = whole[header_end:], _opens_thought(prompt)
-        if thinking:
-            if not opened:
-                message = "`reasoning_content`: the chat template's prompt closes the thoughts before the answer"
-                raise ConversationError(message, "reasoning_content")
-            return answer.removeprefix(THINK).lstrip("\n")
-        if block := EMPTY_BLOCK.match(answer):
-            answer = answer[block.end() :]
-        return f"\n{END_THINK}\n\n{answer}" if opened else answer
 
     # --- Rendering ------------------------------------------------------------------------------
 
@@ -305,6 +288,23 @@ def has_thoughts(message: Mapping[str, Any]) -> bool:
         return True
     before, closed, _ = message["content"].partition(END_THINK)
     return bool(closed) and bool(before.rpartition(THINK)[2].strip())
+
+
+def _answer(whole: str, prompt: str, header_end: int, thinking: bool) -> str:
+    """The answer in `whole`, made to follow `prompt` where their think blocks differ or only one of them has any."""
+    if whole.startswith(prompt):
+        return whole[len(prompt) :]
+    if not whole.startswith(prompt[:header_end]):
+        raise _no_turn()
+    answer, opened = whole[header_end:], _opens_thought(prompt)
+    if thinking:
+        if not opened:
+            message = "`reasoning_content`: the chat template's prompt closes the thoughts before the answer"
+            raise ConversationError(message, "reasoning_content")
+        return answer.removeprefix(THINK).lstrip("\n")
+    if block := EMPTY_BLOCK.match(answer):
+        answer = answer[block.end() :]
+    return f"\n{END_THINK}\n\n{answer}" if opened else answer
 
 
 def _opens_thought(prompt: str) -> bool:
