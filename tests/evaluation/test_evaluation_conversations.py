@@ -185,3 +185,14 @@ def test_files_of_another_kind_say_what_they_are(model, tmp_path):
     # A conversation that says besides what its answer is, as data for maths and agents do.
     question["conversations"].append(assistant("4"))
     assert evaluate_file(model, write_jsonl(tmp_path / "data.jsonl", [question])).documents == 1
+
+
+def test_every_form_of_a_conversation_has_the_same_score(model, tmp_path):
+    plain = evaluate_file(model, write_jsonl(tmp_path / "plain.jsonl", [{"messages": [user("Hi"), assistant("Ho!")]}]))
+    forms = [
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho!"}]},
+        {"instruction": "Hi", "input": "", "output": "Ho!"},
+        {"prompt": "Hi", "completion": "Ho!"},
+    ]
+    for number, record in enumerate(forms):
+        assert evaluate_file(model, write_jsonl(tmp_path / f"{number}.jsonl", [record])) == plain
