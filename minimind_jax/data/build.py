@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from minimind_jax.errors import UserError
 if TYPE_CHECKING:
     from minimind_jax.tokenizer import Tokenizer
 
+MAX_NOTES = 50  # different ones that are kept, the commonest
 # Below this, starting processes takes longer than tokenising.
 MIN_BYTES_FOR_WORKERS = 4 * 2**20
 
@@ -125,6 +127,7 @@ def _write_arrays(
 ) -> StoreMeta:
     n_lines = n_records = n_bad = n_dropped = n_docs = n_tokens = 0
     bad: list[BadLine] = []
+    notes: Counter[str] = Counter()
     progress = Progress(f"tokenising {path}", content.n_bytes)
     with ExitStack() as stack:
         names = ("tokens", "flags", "offsets", "n_bytes", "doc_hash")
@@ -141,6 +144,9 @@ def _write_arrays(
             doc_hash.write(part.doc_hash.data)
             bad += [dataclasses.replace(b, line=n_lines + b.line) for b in part.bad]
             bad = first_lines(bad, MAX_BAD_KEPT)
+            notes += part.notes
+            if len(notes) > 100 * MAX_NOTES:  # each record has another one: do not keep them all until the end
+                notes = Counter(dict(notes.most_common(50 * MAX_NOTES)))
             n_lines += part.n_lines
             n_records += part.n_records
             n_bad += part.n_bad
@@ -166,6 +172,7 @@ def _write_arrays(
         n_bad=n_bad,
         n_dropped=n_dropped,
         bad=tuple(bad),
+        notes=dict(notes.most_common(MAX_NOTES)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -42,7 +43,14 @@ class Document:
 
 
 class Encoder(Protocol):
-    """Turns lines of one kind into documents, many at a time."""
+    """Turns lines of one kind into documents, many at a time.
+
+    Attributes:
+      notes: what `parse` and `encode` noticed about records, and of how many: phrases that go with any number, as
+        "form `conversations`". Whoever reads the file clears them.
+    """
+
+    notes: Counter[str]
 
     def parse(self, line: bytes) -> Any:
         """A record. Raises LineError."""
@@ -65,6 +73,7 @@ def make_encoder(kind: Kind, tokenizer: Tokenizer) -> Encoder:
 
 class _Texts:
     def __init__(self, tokenizer: Tokenizer) -> None:
+        self.notes: Counter[str] = Counter()
         self._tokenizer = tokenizer
 
     def parse(self, line: bytes) -> str:
@@ -82,6 +91,7 @@ class _Texts:
 
 class _Conversations:
     def __init__(self, tokenizer: Tokenizer) -> None:
+        self.notes: Counter[str] = Counter()
         self._chat = ChatEncoder(tokenizer)
 
     def parse(self, line: bytes) -> Conversation:
@@ -99,6 +109,7 @@ class _Conversations:
 
 class _Pairs:
     def __init__(self, tokenizer: Tokenizer) -> None:
+        self.notes: Counter[str] = Counter()
         self._chat = ChatEncoder(tokenizer)
 
     def parse(self, line: bytes) -> Pair:

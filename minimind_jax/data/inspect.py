@@ -35,6 +35,8 @@ def print_rows(config: Config, tokenizer: Tokenizer, n_rows: int, console: Conso
             f"{source.path}: {meta.n_docs} sequences, {meta.n_tokens} tokens, {source.weight}x an epoch, "
             f"{meta.n_bad} bad lines" + (f", {meta.n_dropped} dropped" if meta.n_dropped else "")
         )
+        for phrase, count in meta.notes.items():
+            console.print(Text(f"  {count} x {phrase}".translate(VISIBLE)))
         for bad in meta.bad[:N_REPORTED]:
             console.print(Text(f"  {source.path}:{bad.line}: {bad.reason}".translate(VISIBLE)))
     name = DOCUMENTS_OF_STAGE[config.stage]

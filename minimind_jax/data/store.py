@@ -26,7 +26,7 @@ from minimind_jax.data.jsonl import BadLine
 if TYPE_CHECKING:
     from minimind_jax.tokenizer import Tokenizer
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 META_NAME = "meta.json"
 
 
@@ -48,6 +48,7 @@ class StoreMeta:
       n_records: lines of the file that are not blank.
       n_bad, n_dropped: unusable lines among them, and well-formed ones that teach nothing.
       bad: the first of these.
+      notes: what was noticed about records, and of how many; the commonest first.
     """
 
     key: str
@@ -61,6 +62,7 @@ class StoreMeta:
     n_bad: int
     n_dropped: int
     bad: tuple[BadLine, ...]
+    notes: dict[str, int]
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
@@ -115,9 +117,14 @@ class TokenStore:
         return cls(path=path, meta=meta, **arrays)
 
 
+def format_of(kind: Kind) -> str:
+    """What this version makes of records of a kind. A run's identity has it: another version's store is another one."""
+    return f"{FORMAT_VERSION}; {RECORD_FORMATS[kind]}"
+
+
 def store_key(content_hash: str, tokenizer: Tokenizer, kind: Kind) -> str:
     """The name of a store."""
-    parts = [FORMAT_VERSION, RECORD_FORMATS[kind], content_hash, tokenizer.fingerprint]
+    parts = [format_of(kind), content_hash, tokenizer.fingerprint]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 

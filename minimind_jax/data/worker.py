@@ -16,7 +16,7 @@ import subprocess
 import sys
 import traceback
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -53,6 +53,7 @@ class ChunkTokens:
       n_records: lines that are not blank.
       n_bad, n_dropped: unusable lines, and well-formed ones that teach nothing.
       bad: the first MAX_BAD_KEPT of each, numbered within the chunk.
+      notes: the encoder's.
     """
 
     tokens: np.ndarray
@@ -65,6 +66,7 @@ class ChunkTokens:
     n_bad: int
     n_dropped: int
     bad: list[BadLine]
+    notes: Counter[str]
 
 
 def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer, encoder: Encoder) -> ChunkTokens:
@@ -113,6 +115,7 @@ def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer, encoder: Enco
         n_chars = 0
         keep_first_bad()
 
+    encoder.notes.clear()
     with open_jsonl(path) as file:
         file.seek(chunk.start)
         for number, record in read_records(file, chunk.end - chunk.start, encoder.parse, count):
@@ -138,6 +141,7 @@ def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer, encoder: Enco
         n_bad=n_bad,
         n_dropped=n_dropped,
         bad=bad,
+        notes=encoder.notes.copy(),
     )
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from minimind_jax.config import Config
+from minimind_jax.data.open import KIND_OF_STAGE
+from minimind_jax.data.store import format_of
 from minimind_jax.errors import UserError
 from minimind_jax.training import processes
 from minimind_jax.workdir import Workdir, read_metrics
@@ -28,7 +30,11 @@ def identity(config: Config, data_fingerprint: str, tokenizer_fingerprint: str) 
     if values.get(config.stage):
         parts[config.stage] = values[config.stage]
     parts["precision"] = {"params": config.precision.params_dtype}
-    parts["data"] = {"content": data_fingerprint, "max_seq_len": config.data.max_seq_len}
+    parts["data"] = {
+        "content": data_fingerprint,
+        "format": format_of(KIND_OF_STAGE[config.stage]),
+        "max_seq_len": config.data.max_seq_len,
+    }
     parts["tokenizer"] = tokenizer_fingerprint
     parts["init_from"] = str(Path(config.init_from).resolve()) if config.init_from else ""
     if config.optim.schedule != "wsd":
@@ -40,7 +46,8 @@ def check_same_run(workdir: Workdir, wanted: dict[str, Any]) -> dict[str, Any] |
     """The workdir's config if it can be continued, None if it is new.
 
     Raises:
-      UserError: the directory holds something else, or another run (names each key that differs).
+      UserError: the directory holds something else, or another run (names each key that differs), or one whose data
+        another version has read differently.
     """
     if not workdir.path.exists():
         return None
@@ -62,6 +69,12 @@ def check_same_run(workdir: Workdir, wanted: dict[str, Any]) -> dict[str, Any] |
     if not workdir.steps() and not read_metrics(workdir):
         return None  # it failed before its first step (out of memory, say): nothing is lost by starting differently
     keys = sorted(k for k in wanted.keys() | have["identity"].keys() if wanted.get(k) != have["identity"].get(k))
+    if "data.format" in keys:
+        raise UserError(
+            f"workdir {workdir.path} was begun by another version of minimind-jax, which reads data differently: to "
+            "continue this very run use that version; its checkpoints still work, for chat, export and evaluation and "
+            f"for a new run by --config.init_from={workdir.path} and another --config.workdir"
+        )
     if keys:
         shown = "; ".join(f"{k} was {have['identity'].get(k)!r}, now {wanted.get(k)!r}" for k in keys)
         raise UserError(

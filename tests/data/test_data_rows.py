@@ -22,7 +22,7 @@ Docs = list[list[int]]
 def make_store(docs: Docs) -> TokenStore:
     """A store in memory; tokens are ours to choose, so that each one is unique."""
     lengths = [len(doc) for doc in docs]
-    meta = StoreMeta("key", "text", "hash", "tok", 2**16, len(docs), sum(lengths), len(docs), 0, 0, ())
+    meta = StoreMeta("key", "text", "hash", "tok", 2**16, len(docs), sum(lengths), len(docs), 0, 0, (), {})
     return TokenStore(
         path=Path(),
         meta=meta,

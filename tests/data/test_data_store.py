@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 
 from minimind_jax.data import build, content, worker
 from minimind_jax.data.build import open_store
+from minimind_jax.data.encoders import make_encoder
 from minimind_jax.data.store import TokenStore
 from minimind_jax.errors import UserError
 from minimind_jax.tokenizer import Tokenizer, load_tokenizer
@@ -212,6 +215,43 @@ def test_unusable_cache_directory(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", TEXTS)
     with pytest.raises(UserError, match=r"data\.cache_dir: .*a\.jsonl cannot be used"):
         open_store(path, ByteTokenizer(), str(path))
+
+
+class Noting:
+    """An encoder that counts what each text begins with, on reading and on encoding."""
+
+    def __init__(self, tokenizer: ByteTokenizer) -> None:
+        self._texts = make_encoder("text", tokenizer)
+        self.notes: Counter[str] = Counter({"left over from before": 1})
+
+    def parse(self, line: bytes) -> str:
+        text = self._texts.parse(line)
+        self.notes[f"read {text[0]}"] += 1
+        return text
+
+    def size(self, record: str) -> int:
+        return self._texts.size(record)
+
+    def encode(self, records: Sequence[str]) -> list:
+        self.notes.update(f"encoded {text[0]}" for text in records)
+        return self._texts.encode(records)
+
+
+def test_notes_are_added_up_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", ["a1", "b1", "a2", "a3"])
+    monkeypatch.setattr(content, "CHUNK_BYTES", 20)
+    monkeypatch.setattr(worker, "make_encoder", lambda kind, tokenizer: Noting(tokenizer))
+    meta = open_store(path, ByteTokenizer(), str(tmp_path / "cache")).meta
+    assert meta.notes == {"read a": 3, "encoded a": 3, "read b": 1, "encoded b": 1}
+    assert TokenStore.open(tmp_path / "cache" / meta.key).meta == meta
+
+
+def test_of_many_different_notes_the_commonest_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [chr(0x4E00 + i) for i in range(300)] + ["a"] * 3)
+    monkeypatch.setattr(content, "CHUNK_BYTES", 20)
+    monkeypatch.setattr(build, "MAX_NOTES", 2)
+    monkeypatch.setattr(worker, "make_encoder", lambda kind, tokenizer: Noting(tokenizer))
+    assert open_store(path, ByteTokenizer(), str(tmp_path / "cache")).meta.notes == {"read a": 3, "encoded a": 3}
 
 
 # --- Several processes --------------------------------------------------------------------------

@@ -109,6 +109,17 @@ def test_rope_scaling_master_precision_data_and_tokenizer_block(run: Workdir):
             check_same_run(run, wanted)
 
 
+def test_a_run_that_another_version_began_says_how_to_go_on(run: Workdir):
+    old = identity_of(BASE, data="as the version before had it")
+    del old["data.format"]
+    run.write_config(BASE.to_dict() | {"total_steps": 10, "identity": old})
+    with pytest.raises(UserError) as caught:
+        check_same_run(run, identity_of(BASE))
+    message = str(caught.value)
+    assert "begun by another version" in message and f"--config.init_from={run.path}" in message
+    assert "set these back" not in message and "\n" not in message
+
+
 def test_all_differences_are_named_at_once(run: Workdir):
     with pytest.raises(UserError, match=r"optim\.lr was 0\.01, now 0\.5; seed was 0, now 7\."):
         check_same_run(run, identity_of(change(change(BASE, "seed", 7), "optim.lr", 0.5)))
