@@ -14,7 +14,7 @@ import numpy as np
 from minimind_jax.config import DataConfig
 from minimind_jax.data.build import open_store
 from minimind_jax.data.encoders import Kind
-from minimind_jax.data.jsonl import N_REPORTED, check_bad_lines
+from minimind_jax.data.jsonl import check_bad_lines, name_lines
 from minimind_jax.data.sources import Source, parse_sources
 from minimind_jax.data.store import FORMAT_VERSION, TokenStore
 from minimind_jax.errors import UserError
@@ -75,8 +75,7 @@ def _open(source: Source, data: DataConfig, tokenizer: Tokenizer, kind: Kind) ->
     if skipped:
         print(skipped, file=sys.stderr)
     if meta.n_dropped:
-        first = [f"{source.path}:{line.line}: {line.reason}" for line in meta.bad if line.dropped][:N_REPORTED]
-        named = "; ".join(first) + ("; ..." if meta.n_dropped > len(first) else "")
+        named = name_lines(source.path, [line for line in meta.bad if line.dropped], meta.n_dropped)
         print(f"{source.path}: dropped {meta.n_dropped} of {meta.n_records} lines: {named}", file=sys.stderr)
     return store
 
