@@ -53,6 +53,7 @@ _COMMANDS = {
     "rar archive": "unpack it by `unrar x FILE` and name what was in it",
 }
 _ELSE = "write its records to a jsonl file, one JSON object a line"
+_CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b"))
 _HTML = re.compile(rb"\s*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 _OBJECT_LINE = re.compile(rb"^\s*\{", re.MULTILINE)
 _ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*(\{\s*[\"}]|\]\s*$)")
@@ -173,13 +174,15 @@ def _refuse_other_formats(path: Path, head: bytes, compression: str) -> None:
 
 
 def _refuse_other_encodings(path: Path, head: bytes, compression: str) -> None:
-    encoding = ""
-    if head.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")):
+    encoding, broken = "", _is_broken(head.splitlines())
+    if broken and head.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")):
         encoding = "UTF-32"
-    elif head.startswith((b"\xff\xfe", b"\xfe\xff")):
+    elif broken and head.startswith((b"\xff\xfe", b"\xfe\xff")):
         encoding = "UTF-16"
-    elif b"\x00" in head or not _is_utf8(head):
-        encoding = _utf16(head) or ("GB18030" if _is_gb18030(head) else "")
+    elif broken:
+        encoding = _utf16(head)
+    if not encoding and not _is_utf8(head) and _is_gb18030(head):
+        encoding = "GB18030"
     if encoding:
         name = "GBK (GB18030)" if encoding == "GB18030" else encoding
         new = path.with_name(f"{Path(_COMPRESSED_SUFFIX.sub('', path.name)).stem}.utf8{_text_suffix(path)}")
@@ -188,7 +191,7 @@ def _refuse_other_encodings(path: Path, head: bytes, compression: str) -> None:
         if compression:
             command = f"{compression} -dc < {_quote(path)} | {convert} > {_quote(new)}"
         raise UserError(f"{path} is {name} text, not UTF-8: convert it by `{command}`")
-    if head.count(0) > len(head) // 100:
+    if broken and len(head) - len(head.translate(None, _CONTROL)) > len(head) // 100:
         raise UserError(f"{path} is a binary file of an unknown format, not records: {_ELSE}")
 
 
@@ -222,7 +225,7 @@ def _decode(head: bytes, encoding: str) -> str | None:
 
 
 def _utf16(head: bytes) -> str:
-    """Which of the two byte orders makes ordinary text of it; "" for none."""
+    """The byte order that makes ordinary text of it; "" for none."""
     for encoding in ("UTF-16LE", "UTF-16BE"):
         text = _decode(head, encoding)
         if text and _ordinary(text) > 0.9 * len(text):
@@ -231,14 +234,18 @@ def _utf16(head: bytes) -> str:
 
 
 def _is_gb18030(head: bytes) -> bool:
-    """Whether it is Chinese text in that encoding, and no UTF-8 with a damaged line in it."""
-    lines = [line for line in head.splitlines() if not line.isascii()]
-    broken = sum(not _is_utf8(line) for line in lines)
+    """Whether it is Chinese text in that encoding: nearly all of it the commoner half of GB 2312, and punctuation."""
     text = _decode(head, "gb18030")
-    if text is None or 2 * broken < len(lines):
+    if text is None or not _is_broken([line for line in head.splitlines() if not line.isascii()]):
         return False
-    foreign = [c for c in text if not c.isascii()]
-    return len(foreign) > 1 and _ordinary("".join(foreign)) > 0.9 * len(foreign)
+    encoded = [c.encode("gb18030") for c in text if not c.isascii()]
+    common = sum(0xA1 <= c[0] <= 0xA3 or (0xB0 <= c[0] <= 0xD7 and c[1] >= 0xA1) for c in encoded)
+    return len(encoded) > 1 and common > 0.85 * len(encoded)
+
+
+def _is_broken(lines: list[bytes]) -> bool:
+    """Whether most lines are no UTF-8 text: a damaged line or two do not make another encoding of a file."""
+    return 2 * sum(b"\x00" in line or not _is_utf8(line) for line in lines) > len(lines)
 
 
 def _ordinary(text: str) -> int:
