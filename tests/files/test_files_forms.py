@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from files_helpers import FORMS, jsonl, zstd
+from file_forms import FORMS, jsonl, zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from files_helpers import jsonl, zstd
+from file_forms import jsonl, zstd
 
 from minimind_jax.errors import UserError
 from minimind_jax.files import open_lines, recognise
