@@ -19,7 +19,7 @@ import numpy as np
 
 from minimind_jax.config import token_cache
 from minimind_jax.data.content import Content, read_again, recall_hash, remember_hash, scan
-from minimind_jax.data.encoders import Kind
+from minimind_jax.data.encoders import TEXT_KINDS, Kind
 from minimind_jax.data.jsonl import BadLine, check_bad_lines, first_lines
 from minimind_jax.data.progress import Progress
 from minimind_jax.data.store import META_NAME, CorruptStoreError, StoreMeta, TokenStore, store_key
@@ -79,7 +79,7 @@ def _scan_and_build(path: Path, tokenizer: Tokenizer, cache: Path, num_workers: 
         stat = path.stat()
     except OSError as e:
         raise UserError(f"{path} cannot be read: {e.strerror}") from None
-    if kind != "text" and recognise(path).kind == "text":
+    if kind not in TEXT_KINDS.values() and recognise(path).kind == "text":
         raise UserError(f"{path} is plain text, which has no conversations: train on it in stage pretrain")
     content = scan(path)
     remember_hash(path, content.hash, stat, cache)

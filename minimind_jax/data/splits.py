@@ -13,11 +13,12 @@ import numpy as np
 
 from minimind_jax.config import DataConfig
 from minimind_jax.data.build import open_store
-from minimind_jax.data.encoders import Kind
+from minimind_jax.data.encoders import TEXT_KINDS, Kind
 from minimind_jax.data.jsonl import check_bad_lines, name_lines
 from minimind_jax.data.sources import Source, parse_sources
 from minimind_jax.data.store import FORMAT_VERSION, TokenStore
 from minimind_jax.errors import UserError
+from minimind_jax.files import unit
 
 if TYPE_CHECKING:
     from minimind_jax.tokenizer import Tokenizer
@@ -76,9 +77,16 @@ def _open(source: Source, data: DataConfig, tokenizer: Tokenizer, kind: Kind) ->
     skipped = check_bad_lines(source.path, meta.n_records, meta.n_bad, bad, data.max_bad_share)
     if skipped:
         print(skipped, file=sys.stderr)
+    if kind in TEXT_KINDS.values():
+        for phrase, count in meta.notes.items():
+            where = f"{count} of {meta.n_records} {unit(source.path)}s"
+            print(f"{source.path}: {where}: {phrase} (data.marks={data.marks})", file=sys.stderr)
     if meta.n_dropped:
         named = name_lines(source.path, [line for line in meta.bad if line.dropped], meta.n_dropped)
-        print(f"{source.path}: dropped {meta.n_dropped} of {meta.n_records} lines: {named}", file=sys.stderr)
+        print(
+            f"{source.path}: dropped {meta.n_dropped} of {meta.n_records} {unit(source.path)}s: {named}",
+            file=sys.stderr,
+        )
     return store
 
 

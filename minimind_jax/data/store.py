@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minimind_jax.data.encoders import RECORD_FORMATS, Kind
+from minimind_jax.data.encoders import RECORD_FORMATS, TEXT_KINDS, Kind
 from minimind_jax.data.jsonl import BadLine
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 def _layout(meta: StoreMeta) -> dict[str, tuple[np.dtype, int]]:
     return {
         "tokens": (token_dtype(meta.vocab_size), meta.n_tokens),
-        "flags": (np.dtype(np.uint8), 0 if meta.kind == "text" else meta.n_tokens),
+        "flags": (np.dtype(np.uint8), 0 if meta.kind in TEXT_KINDS.values() else meta.n_tokens),
         "offsets": (np.dtype(np.uint64), meta.n_docs + 1),
         "n_bytes": (np.dtype(np.uint32), meta.n_docs),
         "doc_hash": (np.dtype(np.uint64), meta.n_docs),
