@@ -14,6 +14,7 @@ from typing import Literal
 from minimind_jax.errors import UserError
 
 HEAD_BYTES = 2**16
+_JUDGED_LINES = 100  # of a text
 Kind = Literal["jsonl", "array", "objects", "text", "parquet", "arrow"]
 
 _NAMES: Mapping[Kind, str] = {
@@ -56,6 +57,7 @@ _ELSE = "write its records to a jsonl file, one JSON object a line"
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b"))
 _HTML = re.compile(rb"\s*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 _OBJECT_LINE = re.compile(rb"^\s*\{", re.MULTILINE)
+_PRETTY_OBJECT = re.compile(rb"\s*\{\s*\n\s*\"[^\"\n]*\"\s*:")
 _ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*(\{\s*[\"}]|\]\s*$)")
 
 
@@ -118,7 +120,9 @@ def _kind_of_text(path: Path, head: bytes) -> Kind:
         # Text may well begin with a brace, or have one in front of some line.
         if _ARRAY_OF_OBJECTS.match(head):
             return "array"
-        return "jsonl" if _is_object(first_line) else "text"
+        if _PRETTY_OBJECT.match(head):
+            return "objects"
+        return "jsonl" if _are_objects(head) else "text"
     if first_line == b"{":
         return "objects"
     has_objects = _OBJECT_LINE.search(head) is not None
@@ -139,11 +143,17 @@ def _kind_of_text(path: Path, head: bytes) -> Kind:
     )
 
 
+def _are_objects(head: bytes) -> bool:
+    """Whether most of the lines are JSON objects: a damaged line or two do not make a text of them."""
+    lines = [line for line in head.splitlines() if line.strip()][:_JUDGED_LINES]
+    return 2 * sum(map(_is_object, lines)) > len(lines)
+
+
 def _is_object(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
-        return line.startswith(b'{"') and len(line) > HEAD_BYTES // 2  # the head's end cut it
+        return line.startswith(b'{"') and len(line) > HEAD_BYTES // 2  # the head's end may have cut it
 
 
 def _refuse_other_formats(path: Path, head: bytes, compression: str) -> None:

@@ -104,6 +104,22 @@ def test_a_text_may_begin_like_json(tmp_path: Path) -> None:
         assert read(path) == [{"text": text}]
 
 
+def test_records_under_a_texts_name_are_no_text(tmp_path: Path) -> None:
+    """Nobody wants to train on the braces, also where the first line is damaged or longer than what is looked at."""
+    path = tmp_path / "a.txt"
+    records = [{"text": f"{i} \n\n words"} for i in range(5)]
+    for content in (
+        b'{"text": "cut of\n' + jsonl(records),
+        jsonl(records)[:-5],
+        jsonl([{"text": "x" * 100_000}, *records]),
+        b"\n\n" + jsonl(records),
+    ):
+        path.write_bytes(content)
+        assert recognise(path).name == "jsonl"
+    path.write_text(json.dumps(records[0], indent=2))
+    assert read(path) == records[:1]
+
+
 @pytest.mark.parametrize("name", ["a.TXT", "a.txt.gz", "a.txt.zst"])
 def test_compressed_text(name: str, tmp_path: Path) -> None:
     text = b"one\ntwo\n\nthree"
