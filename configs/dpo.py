@@ -2,6 +2,10 @@
 
     python train.py --config configs/dpo.py
 
+The pairs that MiniMind publishes (53 MB):
+
+    hf download --repo-type dataset jingyaogong/minimind_dataset dpo.jsonl --local-dir dataset
+
 The 8-GPU recipe: from `out/sft_2048`, 2 epochs, up to 2,048 tokens a side; a row holds 4,096 tokens of
 whole pairs. Each step sees 32 rows, about 130 pairs of a thousand tokens: 4 rows a GPU x 8 GPUs x
 accum_steps 1. The reference (`init_from`) is scored once, before the first step.

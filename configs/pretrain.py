@@ -2,8 +2,15 @@
 
     python train.py --config configs/pretrain.py
 
-The 8-GPU recipe: 1024 x 16 (183.8 M parameters), rows of 1024 tokens, 12 epochs over MiniMind's
-pretraining file (README, "Data"). Each step sees 256 rows = 262,144 tokens: 16 rows a GPU and
+The 8-GPU recipe: 1024 x 16 (183.8 M parameters), rows of 1024 tokens, 12 epochs over the pretraining file that
+MiniMind publishes (10 GB; `pretrain_t2t_mini.jsonl` has 1.2 GB):
+
+    hf download --repo-type dataset jingyaogong/minimind_dataset pretrain_t2t.jsonl --local-dir dataset
+
+A file of MiniMind's earlier releases is used the same way, `--config.data.path=dataset/pretrain_hq.jsonl`: the marks
+`<|im_start|>` and `<|im_end|>` that it spells out in its texts split these into documents (`data.marks`).
+
+Each step sees 256 rows = 262,144 tokens: 16 rows a GPU and
 accumulation step x 8 GPUs x accum_steps 2.
 
 Cost and result: not measured yet. No run on 8 A100s was made with this version; the arithmetic is
@@ -30,7 +37,7 @@ def get_config(arg: str = ""):
 
     c.model.update(MODEL_PRESETS["minimind_1024"])
 
-    c.data.path = "dataset/pretrain_hq.jsonl"
+    c.data.path = "dataset/pretrain_t2t.jsonl"
     c.data.val_fraction = 0.002
     c.data.max_seq_len = 1024
 

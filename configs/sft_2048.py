@@ -2,6 +2,10 @@
 
     python train.py --config configs/sft_2048.py
 
+Reads the same file as configs/sft_512.py, `dataset/sft_t2t.jsonl`, now with room for nearly all of every conversation:
+the short ones again, so that they are not forgotten, and the long ones whole. A file of MiniMind's earlier releases,
+which has long ones only, is used the same way: `--config.data.path=dataset/sft_2048.jsonl`.
+
 The 8-GPU recipe: from `out/sft_512`, 2 epochs, rows of 2,048 tokens. Each step sees 64 rows = 131,072
 tokens: 8 rows a GPU x 8 GPUs x accum_steps 1. Otherwise as configs/sft_512.py.
 
@@ -22,7 +26,7 @@ def get_config(arg: str = ""):
 
     c.model.update(MODEL_PRESETS["minimind_1024"])  # only where init_from is empty: else its own
 
-    c.data.path = "dataset/sft_2048.jsonl"
+    c.data.path = "dataset/sft_t2t.jsonl"
     c.data.val_fraction = 0.002
     c.data.max_seq_len = 2048
 

@@ -2,6 +2,15 @@
 
     python train.py --config configs/sft_512.py
 
+MiniMind publishes one file for all lengths (14 GB; `sft_t2t_mini.jsonl` has 1.6 GB):
+
+    hf download --repo-type dataset jingyaogong/minimind_dataset sft_t2t.jsonl --local-dir dataset
+
+This pass takes what fits into 512 tokens: whole conversations, and of a longer one the turns up to the last answer
+that fits (`data.truncate=turn`; `drop` leaves longer ones to the next pass altogether). How many are cut or dropped
+stands on stderr. A file of MiniMind's earlier releases, which had been cut to this length, is used the same way:
+`--config.data.path=dataset/sft_512.jsonl`.
+
 The 8-GPU recipe: from `out/pretrain`, 2 epochs, rows of 512 tokens into which whole conversations are
 packed (a row holds about three). Each step sees 128 rows = 65,536 tokens: 16 rows a GPU x 8 GPUs x
 accum_steps 1. Loss on the assistants' turns only; docs/chat.md says exactly on which tokens.
@@ -25,7 +34,7 @@ def get_config(arg: str = ""):
 
     c.model.update(MODEL_PRESETS["minimind_1024"])  # only where init_from is empty: else its own
 
-    c.data.path = "dataset/sft_512.jsonl"
+    c.data.path = "dataset/sft_t2t.jsonl"
     c.data.val_fraction = 0.002
     c.data.max_seq_len = 512
 

@@ -93,6 +93,7 @@ class DataConfig:
     num_workers: int = 0  # processes that tokenise; 0 = one per CPU core
     cache_dir: str = ""  # token stores; "" = ~/.cache/minimind_jax/tokens
     max_bad_share: float = 0.01  # share of unusable lines that is tolerated
+    marks: str = "split"  # marks like <|im_start|> that pretraining texts spell out: split | encode | text
     truncate: str = "turn"  # conversations that are too long: turn | drop | cut; pretraining splits instead
 
 
@@ -289,6 +290,7 @@ class Config:
         if d.val_path and d.val_fraction:
             raise UserError("data.val_path and data.val_fraction are both set: hold out a file or a fraction, not both")
         one_of("data.truncate", d.truncate, ("turn", "drop", "cut"))
+        one_of("data.marks", d.marks, ("split", "encode", "text"))
 
     def _check_optim(self) -> None:
         o = self.optim

@@ -22,9 +22,10 @@ ALLOWED = {
     "minimind_jax.config": {"config_build", "errors"},
     "minimind_jax.recipe": {"config", "config_build", "errors"},
     "minimind_jax.model": {"config", "errors"},
-    "minimind_jax.tokenizer": {"errors"},
+    "minimind_jax.files": {"errors"},
+    "minimind_jax.tokenizer": {"files", "errors"},
     "minimind_jax.chat": {"tokenizer", "errors"},
-    "minimind_jax.data": {"chat", "config", "tokenizer", "errors"},
+    "minimind_jax.data": {"chat", "config", "files", "tokenizer", "errors"},
     "minimind_jax.data.generate": {"errors"},
     "minimind_jax.data.__main__": {"data", "config", "recipe", "tokenizer", "errors"},
     "minimind_jax.objectives": {"model", "config", "errors"},
@@ -35,7 +36,8 @@ ALLOWED = {
     "minimind_jax.serving": {"chat", "inference", "workdir", "long_context", "tokenizer", "config", "errors"},
     # Scores texts as training does: jsonl reading and the loss are shared, not copied.
     "minimind_jax.evaluation": {
-        "workdir", "model", "tokenizer", "config", "errors", "chat", "data", "data.generate", "objectives", "inference",
+        "workdir", "model", "tokenizer", "config", "errors", "chat", "files", "data", "data.generate", "objectives",
+        "inference",
     },
     "minimind_jax.training": {
         "objectives", "chat", "data", "model", "workdir", "long_context", "tokenizer", "inference", "evaluation",

@@ -1,4 +1,4 @@
-"""Data: jsonl files -> token stores -> rows of a fixed length -> the batch of a step. Needs numpy, not JAX."""
+"""Data: files of records -> token stores -> rows of a fixed length -> the batch of a step. Needs numpy, not JAX."""
 
 from minimind_jax.data.build import open_store
 from minimind_jax.data.dpo import PairRows, open_dpo

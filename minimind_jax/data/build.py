@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minimind_jax.config import token_cache
-from minimind_jax.data.content import Content, recall_hash, remember_hash, scan
-from minimind_jax.data.encoders import Kind
+from minimind_jax.data.content import Content, read_again, recall_hash, remember_hash, scan
+from minimind_jax.data.encoders import TEXT_KINDS, Kind
 from minimind_jax.data.jsonl import BadLine, check_bad_lines, first_lines
 from minimind_jax.data.progress import Progress
 from minimind_jax.data.store import META_NAME, CorruptStoreError, StoreMeta, TokenStore, store_key
 from minimind_jax.data.worker import MAX_BAD_KEPT, tokenize_chunks
 from minimind_jax.errors import UserError
+from minimind_jax.files import recognise
 
 if TYPE_CHECKING:
     from minimind_jax.tokenizer import Tokenizer
@@ -37,7 +38,7 @@ MIN_BYTES_FOR_WORKERS = 4 * 2**20
 def open_store(
     path: Path, tokenizer: Tokenizer, cache_dir: str = "", num_workers: int = 0, kind: Kind = "text"
 ) -> TokenStore:
-    """The token store of a jsonl file, built where it is not there yet.
+    """The token store of a file, built where it is not there yet.
 
     A second call for an unchanged file only looks at its size and time and opens the store. Building reads the file
     twice, to identify it and to tokenise it, and needs about 40 MB of anonymous memory for itself and for each worker
@@ -45,14 +46,15 @@ def open_store(
     for the longest, of 16 MiB.
 
     Args:
-      path: jsonl with one record a line.
+      path: a file of any form that `files` knows.
       tokenizer: for more than one worker it must be loadable from `tokenizer.path`.
       cache_dir: where stores live; "" = ~/.cache/minimind_jax/tokens.
       num_workers: processes that tokenise; 0 = one per CPU core.
       kind: of the records.
 
     Raises:
-      UserError: the file or the cache directory cannot be used, or the file changes meanwhile.
+      UserError: the file or the cache directory cannot be used, the file changes meanwhile, or is plain text where
+        conversations are wanted.
       OSError: ENOSPC, the disk is full; nothing of the store is left.
     """
     cache = token_cache(cache_dir)
@@ -77,6 +79,8 @@ def _scan_and_build(path: Path, tokenizer: Tokenizer, cache: Path, num_workers: 
         stat = path.stat()
     except OSError as e:
         raise UserError(f"{path} cannot be read: {e.strerror}") from None
+    if kind not in TEXT_KINDS.values() and recognise(path).kind == "text":
+        raise UserError(f"{path} is plain text, which has no conversations: train on it in stage pretrain")
     content = scan(path)
     remember_hash(path, content.hash, stat, cache)
     target = cache / store_key(content.hash, tokenizer, kind)
@@ -135,7 +139,8 @@ def _write_arrays(
             stack.enter_context(open(directory / f"{name}.bin", "wb")) for name in names
         )
         offsets.write(np.zeros(1, np.uint64).tobytes())
-        parts = stack.enter_context(closing(tokenize_chunks(path, content, tokenizer, num_workers, kind)))
+        chunks = stack.enter_context(closing(read_again(path, content)))
+        parts = stack.enter_context(closing(tokenize_chunks(path, chunks, tokenizer, num_workers, kind)))
         for end, part in zip(content.ends, parts, strict=True):
             tokens.write(part.tokens.data)
             flags.write(part.flags.data)

@@ -1,4 +1,7 @@
-"""What a file holds, independent of its name and place: a hash, and the line-aligned chunks it is computed over."""
+"""What a file holds, independent of its name and place: a hash, and the line-aligned chunks it is computed over.
+
+Both are of the lines that the file is read as (`files.open_lines`): data that is compressed keeps its identity.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ import os
 import secrets
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from minimind_jax.data.progress import Progress
 from minimind_jax.errors import UserError
+from minimind_jax.files import MAX_LINE_BYTES, VERSION, open_lines
 
 CHUNK_BYTES = 2**20
 DIGEST_BYTES = 16
@@ -21,18 +26,9 @@ DIGEST_BYTES = 16
 RACY_NS = 100_000_000
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Bytes [start, end) of a file, both at the start of a line (or the file's end), and their digest."""
-
-    start: int
-    end: int
-    digest: bytes
-
-
 @dataclass
 class Content:
-    """A file's chunks, 24 bytes each, of CHUNK_BYTES and up to the next line end."""
+    """A file's chunks, 24 bytes each: where they end in its lines, and their digests; see `read_chunks`."""
 
     ends: array[int] = field(default_factory=lambda: array("Q"))
     digests: bytearray = field(default_factory=bytearray)
@@ -49,40 +45,58 @@ class Content:
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __iter__(self) -> Iterator[Chunk]:
-        start = 0
-        for i, end in enumerate(self.ends):
-            yield Chunk(start, end, bytes(self.digests[i * DIGEST_BYTES : (i + 1) * DIGEST_BYTES]))
-            start = end
-
-
-def new_digest() -> hashlib.blake2b:
-    """The hash of one chunk."""
-    return hashlib.blake2b(digest_size=DIGEST_BYTES)
+    def digest(self, chunk: int) -> bytes:
+        return bytes(self.digests[chunk * DIGEST_BYTES : (chunk + 1) * DIGEST_BYTES])
 
 
 def scan(path: Path) -> Content:
     """Reads the whole file once, in bounded memory. Raises UserError where it cannot be read or is being written."""
     content = Content()
-    try:
-        with open(path, "rb") as file:
-            before = os.fstat(file.fileno())
-            progress = Progress(f"reading {path}", before.st_size)
-            while piece := file.read(CHUNK_BYTES):
-                digest = new_digest()
-                digest.update(piece)
-                while not piece.endswith(b"\n") and (piece := file.readline(CHUNK_BYTES)):
-                    digest.update(piece)
-                content.ends.append(file.tell())
-                content.digests += digest.digest()
-                progress.update(content.n_bytes)
-            progress.close()
-            after = os.fstat(file.fileno())
-    except OSError as e:
-        raise UserError(f"{path} cannot be read: {e.strerror}") from None
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or content.n_bytes != after.st_size:
+    with open_lines(path) as file:
+        before = file.stat()
+        progress = Progress(f"reading {path}", before.st_size)
+        for _, digest, n_bytes in read_chunks(file):
+            content.ends.append(content.n_bytes + n_bytes)
+            content.digests += digest
+            progress.update(file.position())
+        progress.close()
+        after = file.stat()
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise changed(path)
     return content
+
+
+def read_again(path: Path, content: Content) -> Generator[bytes, None, None]:
+    """The chunks of a file that was scanned, as `read_chunks` has them. Raises UserError where it is another now."""
+    n = 0
+    with open_lines(path) as file:
+        for data, digest, _ in read_chunks(file):
+            if digest != content.digest(n):
+                raise changed(path)
+            yield data
+            n += 1
+    if n < len(content):
+        raise changed(path)
+
+
+def read_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes, int]]:
+    """Cuts jsonl into chunks of CHUNK_BYTES and up to the next line end.
+
+    Yields:
+      Each chunk, of a line that is too long only as much as shows that; the digest and the length of all of it.
+    """
+    while data := file.read(CHUNK_BYTES):
+        digest, n_bytes, kept = hashlib.blake2b(data, digest_size=DIGEST_BYTES), len(data), [data]
+        room = MAX_LINE_BYTES + len(b"\r\n")
+        while not data.endswith(b"\n") and (data := file.readline(CHUNK_BYTES)):
+            digest.update(data)
+            n_bytes += len(data)
+            if room >= 0:
+                kept.append(data)
+            elif data.endswith(b"\n"):
+                kept.append(b"\n")
+            room -= len(data)
+        yield b"".join(kept), digest.digest(), n_bytes
 
 
 def changed(path: Path) -> UserError:
@@ -126,4 +140,4 @@ def _note_path(path: Path, cache_dir: Path) -> Path:
 
 
 def _identity(path: Path, stat: os.stat_result) -> dict[str, object]:
-    return {"path": os.path.realpath(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    return {"path": os.path.realpath(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "lines": VERSION}

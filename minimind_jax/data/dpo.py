@@ -104,5 +104,5 @@ def _fitting(parts: Sequence[Part], data: DataConfig, held_out: bool) -> tuple[D
     sides, lengths = kept.reshape(-1, 2), documents.lengths.reshape(-1, 2)
     whole = sides.all(axis=1)
     n_cut, n_dropped = int((whole & (sides < lengths).any(axis=1)).sum()), int((~whole).sum())
-    report_fit(data, "pairs", "have a side longer than", held_out, len(sides), n_cut, n_dropped)
+    report_fit(data, "pairs", "have a side longer than", held_out, documents, n_cut, n_dropped, sides=2)
     return documents, kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -20,14 +21,19 @@ from minimind_jax.chat import (
 )
 from minimind_jax.data.chat import as_line_error, parse_conversation, parse_pair
 from minimind_jax.data.jsonl import LineError, parse_text
+from minimind_jax.data.marks import Marks
 
 if TYPE_CHECKING:
     from minimind_jax.tokenizer import Tokenizer
 
-Kind = Literal["text", "chat", "pairs"]
+Kind = Literal["text", "text_encoded_marks", "text_spelt_marks", "chat", "pairs"]
+# By `data.marks`: what becomes of marks between samples that a pretraining text spells out.
+TEXT_KINDS: dict[str, Kind] = {"split": "text", "encode": "text_encoded_marks", "text": "text_spelt_marks"}
 # Part of a store's key: whoever changes what a record becomes changes this too.
 RECORD_FORMATS: dict[Kind, str] = {
-    "text": "text: BOS text EOS",
+    "text": "text: BOS text EOS, split at marks; 2",
+    "text_encoded_marks": "text: BOS text EOS, marks as BOS and EOS; 2",
+    "text_spelt_marks": "text: BOS text EOS; 2",
     "chat": "chat: each answer after the prompt of a server, flags TARGET EMPTY_THINK; 2",
     "pairs": "pairs: chosen, rejected; flag TARGET on the last answer; 2",
 }
@@ -75,14 +81,23 @@ class Encoder(Protocol):
 
 def make_encoder(kind: Kind, tokenizer: Tokenizer) -> Encoder:
     """The encoder of a kind. Raises UserError where the tokenizer's chat template cannot serve it."""
-    makers: dict[Kind, Callable[[Tokenizer], Encoder]] = {"text": _Texts, "chat": _Conversations, "pairs": _Pairs}
+    makers: dict[Kind, Callable[[Tokenizer], Encoder]] = {
+        "text": _SplitTexts,
+        "text_encoded_marks": _MarkedTexts,
+        "text_spelt_marks": _Texts,
+        "chat": _Conversations,
+        "pairs": _Pairs,
+    }
     return makers[kind](tokenizer)
 
 
 class _Texts:
+    """Marks in them are text like any other."""
+
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.notes: Counter[str] = Counter()
         self._tokenizer = tokenizer
+        self._marks = Marks(tokenizer)
 
     def parse(self, line: bytes) -> str:
         return parse_text(line)
@@ -91,10 +106,50 @@ class _Texts:
         return len(record)
 
     def encode(self, records: Sequence[str]) -> list[tuple[Document, ...] | LineError]:
+        self._note(records, "text that spells out {marks}")
+        return [(document,) for document in self._documents(records)]
+
+    def _documents(self, texts: Sequence[str]) -> list[Document]:
         bos, eos = self._tokenizer.bos_id, self._tokenizer.eos_id
-        raw = [text.encode() for text in records]
-        encoded = self._tokenizer.encode_batch(records)
-        return [(Document([bos, *ids, eos], b"", len(text), text),) for text, ids in zip(raw, encoded, strict=True)]
+        encoded = self._tokenizer.encode_batch(texts)
+        raw = [text.encode() for text in texts]
+        return [Document([bos, *ids, eos], b"", len(text), text) for text, ids in zip(raw, encoded, strict=True)]
+
+    def _note(self, texts: Sequence[str], phrase: str) -> None:
+        self.notes.update(phrase.format(marks=found) for text in texts if (found := self._marks.found(text)))
+
+
+class _SplitTexts(_Texts):
+    """What stands between marks is a document."""
+
+    def encode(self, records: Sequence[str]) -> list[tuple[Document, ...] | LineError]:
+        self._note(records, "text split into documents at {marks}")
+        turns = sum(self._marks.has_turns(text) for text in records)
+        if turns:
+            self.notes["text that looks like a conversation; data.marks=encode keeps its turns together"] += turns
+        pieces = [self._marks.split(text) for text in records]
+        documents = iter(self._documents(list(chain.from_iterable(pieces))))
+        return [tuple(islice(documents, len(some))) or LineError("`text` holds nothing but marks") for some in pieces]
+
+
+class _MarkedTexts(_Texts):
+    """Marks become the tokenizer's bos and eos."""
+
+    def encode(self, records: Sequence[str]) -> list[tuple[Document, ...] | LineError]:
+        self._note(records, "text with {marks} as control tokens")
+        parts = [self._marks.parts(text) for text in records]
+        encoded = iter(self._tokenizer.encode_batch([part for some in parts for part in some if isinstance(part, str)]))
+        bos, eos = self._tokenizer.bos_id, self._tokenizer.eos_id
+        documents: list[tuple[Document, ...] | LineError] = []
+        for text, some in zip(records, parts, strict=True):
+            ids = [i for part in some for i in (next(encoded) if isinstance(part, str) else [part])]
+            if not any(isinstance(part, str) and part.strip() for part in some):
+                documents.append(LineError("`text` holds nothing but marks"))
+                continue
+            ids = [bos] * (ids[0] != bos) + ids + [eos] * (ids[-1] != eos)
+            n_bytes = sum(len(part.encode()) for part in some if isinstance(part, str))
+            documents.append((Document(ids, b"", n_bytes, text.encode()),))
+        return documents
 
 
 class _Conversations:

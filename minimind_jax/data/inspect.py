@@ -13,14 +13,16 @@ from rich.text import Text
 from minimind_jax.config import Config
 from minimind_jax.data.build import open_store
 from minimind_jax.data.jsonl import N_REPORTED
-from minimind_jax.data.open import DOCUMENTS_OF_STAGE, KIND_OF_STAGE, open_rows
+from minimind_jax.data.open import DOCUMENTS_OF_STAGE, kind_of, open_rows
 from minimind_jax.data.rows import Batch, RowSource
 from minimind_jax.data.sources import parse_sources
+from minimind_jax.files import locate, recognise
+from minimind_jax.tokenizer.show import shown, shown_control
 
 if TYPE_CHECKING:
     from minimind_jax.tokenizer import Tokenizer
 
-TARGET, CONTEXT, PADDING, HEADING = "green", "dim", "red", "bold"
+TARGET, CONTEXT, CONTROL, PADDING, HEADING = "green", "dim", "magenta", "red", "bold"
 # Control characters other than tab and newline are shown by their pictures: data must not steer the terminal.
 VISIBLE = {c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n"} | {0x7F: 0x2421} | dict.fromkeys(range(128, 160))
 
@@ -30,15 +32,16 @@ def print_rows(config: Config, tokenizer: Tokenizer, n_rows: int, console: Conso
     data = config.data
     train, val = open_rows(config, tokenizer)
     for source in parse_sources(data.path):
-        meta = open_store(source.path, tokenizer, data.cache_dir, data.num_workers, KIND_OF_STAGE[config.stage]).meta
+        meta = open_store(source.path, tokenizer, data.cache_dir, data.num_workers, kind_of(config)).meta
+        dropped = f", {meta.n_dropped} dropped" if meta.n_dropped else ""
         console.print(
-            f"{source.path}: {meta.n_docs} sequences, {meta.n_tokens} tokens, {source.weight}x an epoch, "
-            f"{meta.n_bad} bad lines" + (f", {meta.n_dropped} dropped" if meta.n_dropped else "")
+            f"{source.path} ({recognise(source.path).name}): {meta.n_docs} sequences, {meta.n_tokens} tokens, "
+            f"{source.weight}x an epoch, {meta.n_bad} bad lines{dropped}"
         )
         for phrase, count in meta.notes.items():
             console.print(Text(f"  {count} x {phrase}".translate(VISIBLE)))
         for bad in meta.bad[:N_REPORTED]:
-            console.print(Text(f"  {source.path}:{bad.line}: {bad.reason}".translate(VISIBLE)))
+            console.print(Text(f"  {locate(source.path, bad.line)}: {bad.reason}".translate(VISIBLE)))
     name = DOCUMENTS_OF_STAGE[config.stage]
     console.print(f"training, an epoch: {_describe(train, name)}")
     held_out = _describe(val, name) if val else "none (data.val_path, data.val_fraction)"
@@ -50,6 +53,8 @@ def print_rows(config: Config, tokenizer: Tokenizer, n_rows: int, console: Conso
             ", ⟦",
             ("context", CONTEXT),
             "⟧, ",
+            (shown_control("<|control token|>"), CONTROL),
+            " (in angle brackets; text that spells one, as <|im_end|>, is ordinary tokens), ",
             ("░ padding", PADDING),
             ", → = the last token's target, which opens the next row (and is context there)",
         )
@@ -79,21 +84,21 @@ def render_row(row: Batch, tokenizer: Tokenizer) -> Iterator[Text]:
         is_target = np.concatenate([[False], mask[first:last]])
         text = Text(f"▏{segment} ")
         for target, run in itertools.groupby(zip(places, is_target, strict=True), key=lambda place: bool(place[1])):
-            piece = _decode(row["tokens"][[place for place, _ in run]], tokenizer)
-            if target:
-                text.append(piece, TARGET)
-            else:
-                text.append("⟦").append(piece, CONTEXT).append("⟧")
+            pieces = _styled(row["tokens"][[place for place, _ in run]], tokenizer, TARGET if target else CONTEXT)
+            text.append(pieces if target else Text.assemble("⟦", pieces, "⟧"))
         if mask[last]:
-            text.append(" → ").append(_decode(row["targets"][last : last + 1], tokenizer), TARGET)
+            text.append(" → ").append(_styled(row["targets"][last : last + 1], tokenizer, TARGET))
         yield text
     n_padding = int((segment_ids == 0).sum())
     if n_padding:
         yield Text(f"░ {n_padding} tokens of padding", PADDING)
 
 
-def _decode(ids: np.ndarray, tokenizer: Tokenizer) -> str:
-    return tokenizer.decode(ids.tolist(), skip_special_tokens=False).translate(VISIBLE)
+def _styled(ids: np.ndarray, tokenizer: Tokenizer, style: str) -> Text:
+    text = Text()
+    for piece, is_control in shown(tokenizer, ids.tolist()):
+        text.append(piece.translate(VISIBLE), CONTROL if is_control else style)
+    return text
 
 
 def _shares(batch: Batch) -> str:

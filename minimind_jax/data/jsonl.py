@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from minimind_jax.errors import UserError
+from minimind_jax.files import MAX_LINE_BYTES, locate, open_lines, unit
 
-MAX_LINE_BYTES = 16 * 2**20
 N_REPORTED = 5  # bad lines that a message names
-BOM = b"\xef\xbb\xbf"
 
 Record = TypeVar("Record")
 
@@ -35,14 +34,6 @@ class LineError(ValueError):
 
 class DroppedLineError(LineError):
     """A well-formed record from which nothing can be learnt."""
-
-
-def open_jsonl(path: Path) -> BinaryIO:
-    """Opens a file for `read_records`. Raises UserError where that is not possible."""
-    try:
-        return open(path, "rb")
-    except OSError as e:
-        raise UserError(f"{path} cannot be read: {e.strerror}") from None
 
 
 def parse_object(line: bytes) -> dict[str, object]:
@@ -80,39 +71,23 @@ def parse_text(line: bytes) -> str:
     return text
 
 
-def read_records(
-    file: BinaryIO,
-    n_bytes: int,
-    parse: Callable[[bytes], Record],
-    on_bytes: Callable[[bytes], object] = lambda piece: None,
-) -> Iterator[tuple[int, Record | BadLine]]:
+def read_records(file: BinaryIO, parse: Callable[[bytes], Record]) -> Iterator[tuple[int, Record | BadLine]]:
     """Yields (line number, record or what is wrong) for every line that is not blank.
 
-    Reads exactly `n_bytes` from where `file` stands (fewer where the file ends), never more than one line's
-    MAX_LINE_BYTES at once. LF and CRLF end a line; a byte order mark at offset 0 is skipped.
+    Never holds more than one line's MAX_LINE_BYTES at once. LF and CRLF end a line.
 
     Args:
       file: binary, at the start of a line. Line numbers count from 1 there.
-      n_bytes: how far to read; the end of a line or of the file.
       parse: turns a line without its end into a record, or raises LineError.
-      on_bytes: called with every piece read, in order (the caller's checksum).
     """
-    at_start = file.tell() == 0
-    number, left = 0, n_bytes
-    limit = MAX_LINE_BYTES + len(b"\r\n")
-    while left > 0 and (line := file.readline(min(limit, left))):
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + len(b"\r\n")):
         number += 1
-        left -= len(line)
-        on_bytes(line)
         ended = line.endswith(b"\n")
         body = line[:-1].removesuffix(b"\r") if ended else line
-        if at_start and number == 1:
-            body = body.removeprefix(BOM)
         too_long = len(body) > MAX_LINE_BYTES
-        while not ended and left > 0 and (piece := file.readline(min(2**20, left))):
+        while not ended and (piece := file.readline(2**20)):
             too_long = True
-            left -= len(piece)
-            on_bytes(piece)
             ended = piece.endswith(b"\n")
         if too_long:
             yield number, BadLine(number, f"longer than {MAX_LINE_BYTES >> 20} MiB")
@@ -136,9 +111,21 @@ def first_lines(lines: Sequence[BadLine], n: int) -> list[BadLine]:
 
 
 def read_jsonl(path: Path, parse: Callable[[bytes], Record]) -> Iterator[tuple[int, Record | BadLine]]:
-    """`read_records` over a whole file. Raises UserError where it cannot be opened."""
-    with open_jsonl(path) as file:
-        yield from read_records(file, path.stat().st_size, parse)
+    """`read_records` over a whole file, of any form that `files` knows. Raises UserError as `files.open_lines`."""
+    with open_lines(path) as file:
+        yield from read_records(file, parse)
+
+
+def name_lines(path: Path, lines: Sequence[BadLine], n: int) -> str:
+    """The first of `n` lines for a message, each reason once: "a.jsonl:3 and 1 more: not JSON (...)"."""
+    by_reason: dict[str, list[BadLine]] = {}
+    for line in lines:
+        by_reason.setdefault(line.reason.partition(" (")[0], []).append(line)
+    named = []
+    for alike in list(by_reason.values())[:N_REPORTED]:
+        others = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
+        named.append(f"{locate(path, alike[0].line)}{others}: {alike[0].reason}")
+    return "; ".join(named) + ("; ..." if n > len(lines) or len(by_reason) > N_REPORTED else "")
 
 
 def check_bad_lines(path: Path, n_lines: int, n_bad: int, first: list[BadLine], max_bad_share: float) -> str:
@@ -157,17 +144,17 @@ def check_bad_lines(path: Path, n_lines: int, n_bad: int, first: list[BadLine], 
     Raises:
       UserError: no usable line, or a share of bad lines above `max_bad_share`.
     """
-    named = "; ".join(f"{path}:{bad.line}: {bad.reason}" for bad in first[:N_REPORTED])
-    if n_bad > len(first[:N_REPORTED]):
-        named += "; ..."
+    if not n_bad and n_lines:
+        return ""
+    named, name = name_lines(path, first, n_bad), unit(path)
     if n_bad == n_lines:
-        raise UserError(f"{path} has no usable line" + (f" ({named})" if n_bad else ""))
+        raise UserError(f"{path} has no usable {name}" + (f" ({named})" if n_bad else ""))
     if n_bad > max_bad_share * n_lines:
         raise UserError(
-            f"{path}: {n_bad} of {n_lines} lines are unusable ({100 * n_bad / n_lines:.3g} %), more than "
-            f"data.max_bad_share={max_bad_share:g} tolerates: {named}. Mend these lines or raise data.max_bad_share"
+            f"{path}: {n_bad} of {n_lines} {name}s are unusable ({100 * n_bad / n_lines:.3g} %), more than "
+            f"data.max_bad_share={max_bad_share:g} tolerates: {named}. Mend these {name}s or raise data.max_bad_share"
         )
-    return f"{path}: skipped {n_bad} of {n_lines} lines as unusable: {named}" if n_bad else ""
+    return f"{path}: skipped {n_bad} of {n_lines} {name}s as unusable: {named}"
 
 
 def _json_type(value: object) -> str:

@@ -69,23 +69,54 @@ def kept_lengths(documents: Documents, limit: int, truncate: str) -> np.ndarray:
     return kept
 
 
-def report_fit(data: DataConfig, name: str, longer: str, held_out: bool, n: int, n_cut: int, n_dropped: int) -> None:
+def needed_lengths(documents: Documents, truncate: str) -> np.ndarray:
+    """The shortest limit with which `kept_lengths` keeps something of each document, (n_docs,) int64."""
+    needed = documents.lengths.copy()
+    if truncate == "drop":
+        return needed
+    for doc, length in enumerate(documents.lengths.tolist()):
+        is_target = documents.read(doc, length)[1] & TARGET > 0
+        wanted = is_target if truncate == "cut" else is_target[:-1] & ~is_target[1:]
+        if wanted.any():
+            needed[doc] = wanted.argmax() + 1
+    return needed
+
+
+def report_fit(
+    data: DataConfig,
+    name: str,
+    longer: str,
+    held_out: bool,
+    documents: Documents,
+    n_cut: int,
+    n_dropped: int,
+    sides: int = 1,
+) -> None:
     """Says on stderr what does not fit into a row.
 
     Args:
       name: what is packed, in the plural.
       longer: "are longer than", in the words that go with `name`.
-      n, n_cut, n_dropped: all of them, those that are cut and those that are left out.
+      documents: all of it.
+      n_cut, n_dropped: those that are cut and those that are left out.
+      sides: documents of each, which are kept together or not at all.
 
     Raises:
       UserError: nothing is left.
     """
     which = f"held-out {name}" if held_out else name
+    n = len(documents) // sides
     if n_dropped == n:
+
+        def shortest(truncate: str) -> int:
+            return int(needed_lengths(documents, truncate).reshape(-1, sides).max(axis=1).min())
+
+        cut = ", or set --config.data.truncate=cut"
         raise UserError(
             f"none of the {which} in {data.val_path if held_out and data.val_path else data.path} fits into "
-            f"data.max_seq_len={data.max_seq_len} tokens with data.truncate={data.truncate}: raise data.max_seq_len, "
-            "or set data.truncate=cut"
+            f"data.max_seq_len={data.max_seq_len} tokens with data.truncate={data.truncate}: set "
+            f"--config.data.max_seq_len={shortest(data.truncate)} for the shortest, {documents.lengths.max()} for all"
+            + (cut if data.truncate != "cut" and shortest("cut") <= data.max_seq_len else "")
         )
     if n_dropped or n_cut:
         print(

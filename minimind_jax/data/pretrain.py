@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from minimind_jax.config import DataConfig
+from minimind_jax.data.encoders import TEXT_KINDS
 from minimind_jax.data.rows import PretrainRows
 from minimind_jax.data.splits import fingerprint, open_parts
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def open_pretrain(data: DataConfig, tokenizer: Tokenizer, seed: int) -> tuple[PretrainRows, PretrainRows | None]:
     """Rows of training, documents ordered by `seed`, and of validation. Raises what `open_parts` raises."""
-    train, val = open_parts(data, tokenizer, "text")
+    train, val = open_parts(data, tokenizer, TEXT_KINDS[data.marks])
     train_rows = PretrainRows(train, data.max_seq_len, fingerprint("train", train, data), seed)
     if val is None:
         return train_rows, None

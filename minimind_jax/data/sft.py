@@ -112,7 +112,7 @@ def _fitting(parts: Sequence[Part], data: DataConfig, held_out: bool) -> tuple[D
     documents = Documents(parts)
     kept = kept_lengths(documents, data.max_seq_len, data.truncate)
     n_cut, n_dropped = int(((kept < documents.lengths) & (kept > 0)).sum()), int((kept == 0).sum())
-    report_fit(data, "conversations", "are longer than", held_out, len(documents), n_cut, n_dropped)
+    report_fit(data, "conversations", "are longer than", held_out, documents, n_cut, n_dropped)
     return documents, kept
 
 

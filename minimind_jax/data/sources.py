@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from minimind_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Source:
-    """One jsonl file; its documents are read `weight` times an epoch."""
+    """One file; its documents are read `weight` times an epoch."""
 
     path: Path
     weight: int = 1
@@ -22,7 +24,8 @@ def parse_sources(spec: str, key: str = "data.path") -> list[Source]:
     """Parses "a.jsonl,b/*.jsonl,c.jsonl:2": comma-separated files or globs, `:2` = integer weight 2.
 
     Entries keep the order in which they are written; the matches of a glob are sorted by path, `**` goes through
-    directories, and the glob's weight holds for each match. A name with a comma cannot be written.
+    directories, and the glob's weight holds for each match. A directory that Hugging Face's `save_to_disk` wrote
+    stands for its Arrow files. A name with a comma cannot be written.
 
     Args:
       spec: the value of the config key.
@@ -42,7 +45,7 @@ def parse_sources(spec: str, key: str = "data.path") -> list[Source]:
             seen.add(real)
             sources.append(Source(path, weight))
     if not sources:
-        raise UserError(f"{key}={spec!r} names no file: give one or more jsonl files, e.g. a.jsonl,b/*.jsonl:2")
+        raise UserError(f"{key}={spec!r} names no file: give one or more files, e.g. a.jsonl,b/*.jsonl:2")
     return sources
 
 
@@ -58,7 +61,9 @@ def _split_weight(entry: str, key: str) -> tuple[str, int]:
 
 def _match(name: str, key: str) -> list[Path]:
     path = Path(name).expanduser()
-    if path.exists() or not glob.has_magic(name):
+    if path.is_dir():
+        paths = _saved_files(path, key)
+    elif path.exists() or not glob.has_magic(name):
         paths = [path]
     else:
         paths = [p for p in map(Path, sorted(glob.glob(str(path), recursive=True))) if not p.is_dir()]
@@ -67,10 +72,26 @@ def _match(name: str, key: str) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise UserError(f"{key}: {path} does not exist: set --config.{key}=FILE.jsonl")
-        if path.is_dir():
-            raise UserError(f"{key}: {path} is a directory: name its files, e.g. {path}/*.jsonl")
         if not path.is_file():
             raise UserError(f"{key}: {path} is not a regular file: write its lines to a jsonl file first")
         if path.stat().st_size == 0:
             raise UserError(f"{key}: {path} is empty")
     return paths
+
+
+def _saved_files(directory: Path, key: str) -> list[Path]:
+    """The Arrow files of a data set that `datasets` saved, in its order."""
+    try:
+        state = json.loads((directory / "state.json").read_text("utf-8"))
+        return [directory / file["filename"] for file in state["_data_files"]]
+    except FileNotFoundError:
+        pass  # another kind of directory
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{key}: {directory}/state.json does not name the files of a saved data set") from None
+    splits = sorted(path.parent for path in directory.glob("*/state.json"))
+    if splits:
+        names = ", ".join(path.name for path in splits)
+        raise UserError(f"{key}: {directory} holds the data sets {names}: name one, e.g. {splits[0]}")
+    suffixes = Counter("".join(path.suffixes) for path in directory.iterdir() if path.is_file() and path.suffix)
+    suffix = max(suffixes, key=lambda suffix: suffixes[suffix], default=".jsonl")
+    raise UserError(f"{key}: {directory} is a directory: name its files, e.g. {directory}/*{suffix}")

@@ -1,4 +1,4 @@
-"""The token store: a jsonl file tokenised once, as memory-mapped arrays in a directory of the cache.
+"""The token store: a file tokenised once, as memory-mapped arrays in a directory of the cache.
 
     <cache_dir>/<key>/       tokens.bin offsets.bin n_bytes.bin doc_hash.bin meta.json; of conversations also flags.bin
     <cache_dir>/<key>.lock   held by the process that builds the store
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minimind_jax.data.encoders import RECORD_FORMATS, Kind
+from minimind_jax.data.encoders import RECORD_FORMATS, TEXT_KINDS, Kind
 from minimind_jax.data.jsonl import BadLine
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ class StoreMeta:
     Attributes:
       key: the store's name, and its identity.
       kind: of its records.
-      content_hash: hash of the jsonl file's bytes.
+      content_hash: hash of the lines that the file is read as.
       tokenizer: the tokenizer's fingerprint.
       vocab_size: of that tokenizer; decides the type of `tokens`.
       n_docs, n_tokens: documents (two for each pair), and their tokens.
-      n_records: lines of the file that are not blank.
+      n_records: lines (records) of the file that are not blank.
       n_bad, n_dropped: unusable lines among them, and well-formed ones that teach nothing.
       bad: the first of these.
       notes: what was noticed about records, and of how many; the commonest first.
@@ -136,7 +136,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 def _layout(meta: StoreMeta) -> dict[str, tuple[np.dtype, int]]:
     return {
         "tokens": (token_dtype(meta.vocab_size), meta.n_tokens),
-        "flags": (np.dtype(np.uint8), 0 if meta.kind == "text" else meta.n_tokens),
+        "flags": (np.dtype(np.uint8), 0 if meta.kind in TEXT_KINDS.values() else meta.n_tokens),
         "offsets": (np.dtype(np.uint64), meta.n_docs + 1),
         "n_bytes": (np.dtype(np.uint32), meta.n_docs),
         "doc_hash": (np.dtype(np.uint64), meta.n_docs),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import pickle
 import queue
@@ -25,9 +26,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from minimind_jax.data.content import Chunk, changed, new_digest
 from minimind_jax.data.encoders import Encoder, Kind, make_encoder
-from minimind_jax.data.jsonl import BadLine, LineError, as_bad_line, first_lines, open_jsonl, read_records
+from minimind_jax.data.jsonl import BadLine, LineError, as_bad_line, first_lines, read_records
 from minimind_jax.data.store import token_dtype
 from minimind_jax.errors import UserError
 
@@ -69,23 +69,16 @@ class ChunkTokens:
     notes: Counter[str]
 
 
-def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer, encoder: Encoder) -> ChunkTokens:
-    """Reads and tokenises the records of one chunk. Raises UserError where its bytes are not the ones of `chunk`."""
+def tokenize_chunk(lines: bytes, tokenizer: Tokenizer, encoder: Encoder) -> ChunkTokens:
+    """Tokenises the records of one chunk of jsonl."""
     # array('H') and array('I') refuse an id that does not fit, where numpy would wrap it around.
     tokens = array("H" if token_dtype(tokenizer.vocab_size) == np.uint16 else "I")
     flags = bytearray()
     lengths, n_bytes, doc_hash = array("I"), array("I"), array("Q")
     bad: list[BadLine] = []
     n_records = n_bad = n_dropped = 0
-    digest, n_newlines, last = new_digest(), 0, b"\n"
     waiting: list[tuple[int, Any]] = []  # (line, record)
     n_chars = 0
-
-    def count(piece: bytes) -> None:
-        nonlocal n_newlines, last
-        digest.update(piece)
-        n_newlines += piece.endswith(b"\n")
-        last = piece
 
     def reject(line: BadLine) -> None:
         nonlocal n_bad, n_dropped
@@ -116,27 +109,23 @@ def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer, encoder: Enco
         keep_first_bad()
 
     encoder.notes.clear()
-    with open_jsonl(path) as file:
-        file.seek(chunk.start)
-        for number, record in read_records(file, chunk.end - chunk.start, encoder.parse, count):
-            n_records += 1
-            if isinstance(record, BadLine):
-                reject(record)
-                continue
-            waiting.append((number, record))
-            n_chars += encoder.size(record)
-            if len(waiting) >= BATCH_RECORDS or n_chars >= BATCH_CHARS:
-                flush()
+    for number, record in read_records(io.BytesIO(lines), encoder.parse):
+        n_records += 1
+        if isinstance(record, BadLine):
+            reject(record)
+            continue
+        waiting.append((number, record))
+        n_chars += encoder.size(record)
+        if len(waiting) >= BATCH_RECORDS or n_chars >= BATCH_CHARS:
+            flush()
     flush()
-    if digest.digest() != chunk.digest:
-        raise changed(path)
     return ChunkTokens(
         tokens=np.array(tokens, token_dtype(tokenizer.vocab_size)),
         flags=np.frombuffer(flags, np.uint8),
         lengths=np.array(lengths, np.uint32),
         n_bytes=np.array(n_bytes, np.uint32),
         doc_hash=np.array(doc_hash, np.uint64),
-        n_lines=n_newlines + (not last.endswith(b"\n")),
+        n_lines=lines.count(b"\n") + (not lines.endswith(b"\n")),
         n_records=n_records,
         n_bad=n_bad,
         n_dropped=n_dropped,
@@ -146,31 +135,31 @@ def tokenize_chunk(path: Path, chunk: Chunk, tokenizer: Tokenizer, encoder: Enco
 
 
 def tokenize_chunks(
-    path: Path, chunks: Iterable[Chunk], tokenizer: Tokenizer, num_workers: int, kind: Kind
+    path: Path, chunks: Iterable[bytes], tokenizer: Tokenizer, num_workers: int, kind: Kind
 ) -> Generator[ChunkTokens, None, None]:
     """Yields the tokens of each chunk, in order.
 
     Args:
-      path: the file.
-      chunks: its chunks.
+      path: the file, for messages.
+      chunks: jsonl in whole lines; read as they are needed.
       tokenizer: the workers load it again from `tokenizer.path`.
       num_workers: processes; 0 = tokenise here. At most twice as many chunks are in flight.
       kind: of the file's records.
 
     Raises:
-      UserError: the file changed, a worker died.
+      UserError: a worker died, or what reading `chunks` raises.
     """
     if not num_workers:
         encoder = make_encoder(kind, tokenizer)
         for chunk in chunks:
-            yield tokenize_chunk(path, chunk, tokenizer, encoder)
+            yield tokenize_chunk(chunk, tokenizer, encoder)
         return
     workers = [_Worker(tokenizer, kind) for _ in range(num_workers)]
     idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     for worker in workers:
         idle.put(worker)
 
-    def work(chunk: Chunk) -> ChunkTokens:
+    def work(chunk: bytes) -> ChunkTokens:
         worker = idle.get()
         try:
             return worker.call(path, chunk)
@@ -208,8 +197,8 @@ class _Worker:
         )
         self._send((str(tokenizer.path), tokenizer.fingerprint, kind))
 
-    def call(self, path: Path, chunk: Chunk) -> ChunkTokens:
-        self._send((path, chunk))
+    def call(self, path: Path, chunk: bytes) -> ChunkTokens:
+        self._send(chunk)
         assert self.process.stdout is not None
         try:
             answer = pickle.load(self.process.stdout)
@@ -234,12 +223,12 @@ class _Worker:
     def _send(self, message: Any) -> None:
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died, and the missing answer will tell
-            pickle.dump(message, self.process.stdin)
+            pickle.dump(message, self.process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
             self.process.stdin.flush()
 
 
 def serve() -> None:
-    """A worker's main: answers (path, chunk) with ChunkTokens or an exception until stdin ends."""
+    """A worker's main: answers chunks with ChunkTokens or an exception until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends the workers
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not get between the answers
@@ -256,13 +245,13 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
     tokenizer = load_tokenizer(tokenizer_dir)
     encoder = None
     while True:
-        path, chunk = pickle.load(requests)
+        chunk = pickle.load(requests)
         answer: ChunkTokens | Exception
         try:
             if tokenizer.fingerprint != fingerprint:
                 raise UserError(f"the tokenizer in {tokenizer_dir} changed while it was used: run the command again")
             encoder = encoder or make_encoder(kind, tokenizer)
-            answer = tokenize_chunk(path, chunk, tokenizer, encoder)
+            answer = tokenize_chunk(chunk, tokenizer, encoder)
         except UserError as e:
             answer = e
         except Exception:

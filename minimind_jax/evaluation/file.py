@@ -1,4 +1,4 @@
-"""Scores a held-out jsonl file, of texts or of conversations."""
+"""Scores a held-out file, of texts or of conversations."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from minimind_jax.errors import UserError
 from minimind_jax.evaluation.conversations import score_conversations
 from minimind_jax.evaluation.scoring import BATCH_TOKENS, TextScore
 from minimind_jax.evaluation.text import score_texts
+from minimind_jax.files import locate
 from minimind_jax.workdir import LoadedModel
 
 MAX_BAD_SHARE = 0.01
@@ -22,9 +23,10 @@ _CONVERSATIONS = ("conversations", "messages", "instruction", "prompt")  # what 
 
 
 def evaluate_file(model: LoadedModel, path: Path, batch_tokens: int = BATCH_TOKENS) -> TextScore:
-    """Scores a jsonl file of {"text": ...} records, or one of conversations in any form that SFT reads.
+    """Scores a file of {"text": ...} records, or one of conversations in any form that SFT reads.
 
-    The first line that has a field of theirs says which; then all lines have to be of that kind.
+    It may have any form that `files` knows. The first record that has a field of theirs says which; then all have to be
+    of that kind.
 
     Args:
       path: the file; it is read twice, in bounded memory, so that bad lines are known before the long work.
@@ -59,9 +61,9 @@ def _holds_conversations(path: Path) -> bool:
         if isinstance(record, BadLine):
             continue
         if "gt" in record and not _is_answered(record):
-            raise UserError(f"{path}:{number} is a question, not held-out text: evaluate it by --task questions")
+            raise UserError(f"{locate(path, number)} is a question, not held-out text: evaluate it by --task questions")
         if "chosen" in record:
-            raise UserError(f"{path}:{number} is a preference pair: give a file of texts or conversations")
+            raise UserError(f"{locate(path, number)} is a preference pair: give a file of texts or conversations")
         if "text" in record or any(field in record for field in _CONVERSATIONS):
             return "text" not in record
     return False

@@ -18,6 +18,7 @@ from minimind_jax.chat import Conversation, ConversationError, chat_template, re
 from minimind_jax.data.generate import LANGUAGES, is_correct, plain_prompt
 from minimind_jax.data.jsonl import BadLine, LineError, parse_object, read_jsonl
 from minimind_jax.errors import UserError
+from minimind_jax.files import locate
 from minimind_jax.inference import Options, generate, generate_text
 from minimind_jax.workdir import LoadedModel
 
@@ -126,7 +127,7 @@ def read_questions(path: Path) -> list[Question]:
     for _, record in read_jsonl(path, _parse):
         if isinstance(record, BadLine):
             raise UserError(
-                f"{path}:{record.line} is no question: {record.reason}. Give a questions.jsonl as "
+                f"{locate(path, record.line)} is no question: {record.reason}. Give a questions.jsonl as "
                 "`python -m minimind_jax.data.generate` writes it"
             )
         questions.append(record)

@@ -7,10 +7,12 @@ numbers of two models with the same tokenizer compare by `loss`, with different 
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from minimind_jax.data.marks import Marks
 from minimind_jax.data.progress import Progress
 from minimind_jax.evaluation.scoring import BATCH_TOKENS, Document, TextScore, score_documents
 from minimind_jax.workdir import LoadedModel
@@ -21,8 +23,19 @@ _ENCODED_AT_ONCE = 64  # texts
 def score_texts(
     model: LoadedModel, texts: Iterable[str], batch_tokens: int = BATCH_TOKENS, progress: Progress | None = None
 ) -> TextScore:
-    """`score_documents` of texts."""
-    return score_documents(model, _documents(model, texts), batch_tokens, progress)
+    """`score_documents` of texts. Marks that one spells out split it into documents, as in training."""
+    marks, n_split = Marks(model.tokenizer), 0
+
+    def pieces() -> Iterator[str]:
+        nonlocal n_split
+        for text in texts:
+            n_split += bool(marks.found(text))
+            yield from marks.split(text)
+
+    score = score_documents(model, _documents(model, pieces()), batch_tokens, progress)
+    if n_split:
+        print(f"{n_split} texts were split into documents at their marks, like <|im_start|>", file=sys.stderr)
+    return score
 
 
 def _documents(model: LoadedModel, texts: Iterable[str]) -> Iterator[Document]:

@@ -1,4 +1,4 @@
-"""The texts of jsonl files for training and judging a tokenizer: streaming, by language, a stable share held out."""
+"""The texts of files for training and judging a tokenizer: streaming, by language, a stable share held out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minimind_jax.errors import UserError
+from minimind_jax.files import MAX_LINE_BYTES, locate, open_lines
 
-MAX_LINE_BYTES = 16 * 2**20  # a longer line is unusable, and never in memory as a whole
 LANGUAGES: tuple[Language, ...] = ("zh", "en")
 Language = Literal["zh", "en"]
 
@@ -21,19 +21,15 @@ _CJK_SHARE = 0.2  # Chinese text with some code, digits and Latin names in it st
 
 @dataclass
 class Skipped:
-    """Unusable lines so far: how many, and the first as `path:line: reason`."""
+    """Unusable lines so far: how many, and where the first stands."""
 
     count: int = 0
     first: str = ""
 
-    def add(self, where: str) -> None:
-        self.count += 1
-        self.first = self.first or where
-
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents of jsonl files, one a line.
+    """Documents of files of any form that `files` knows, one a record.
 
     Attributes:
       paths: the files, read in this order.
@@ -51,12 +47,11 @@ class Corpus:
         """Yields the text of every usable line. Raises UserError where a file cannot be read."""
         self.skipped.count, self.skipped.first = 0, ""
         for path in self.paths:
-            for number, line in enumerate(_lines(path), start=1):
-                if not line.strip():
-                    continue
+            for number, line in _lines(path):
                 text = _text_of_line(line)
                 if text is None:
-                    self.skipped.add(f"{path}:{number}")
+                    self.skipped.count += 1
+                    self.skipped.first = self.skipped.first or locate(path, number)
                 elif (position(text) < self.holdout) == self.held_out:
                     yield text
 
@@ -114,22 +109,21 @@ def _text_of_line(line: bytes) -> str | None:
     if len(line) > MAX_LINE_BYTES:
         return None
     try:
-        text = "\n".join(texts_of(json.loads(line.decode("utf-8-sig"))))
+        text = "\n".join(texts_of(json.loads(line.decode())))
         text.encode()  # "\ud800" is JSON, but no text
     except (ValueError, RecursionError):
         return None
     return text if text.strip() else None
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """Lines of a file; of one that is too long, a start that is too long as well."""
-    try:
-        file = open(path, "rb")  # noqa: SIM115 (closed below)
-    except OSError as e:
-        raise UserError(f"{path} cannot be read: {e.strerror}") from None
-    with file:
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank and their numbers; of one that is too long, a start that is too long as well."""
+    with open_lines(path) as file:
+        number = 0
         while line := file.readline(MAX_LINE_BYTES + 2):
+            number += 1
             rest = line
             while not rest.endswith(b"\n") and (rest := file.readline(2**20)):
                 pass
-            yield line
+            if line.strip():
+                yield number, line

@@ -10,6 +10,7 @@ from itertools import islice
 from minimind_jax.errors import UserError
 from minimind_jax.tokenizer.corpus import LANGUAGES, Language, language_of
 from minimind_jax.tokenizer.load import Tokenizer
+from minimind_jax.tokenizer.show import shown
 
 _BATCH = 256  # texts
 _TOP = 12  # tokens listed a language
@@ -90,4 +91,5 @@ def _align(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _show(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
-    return " ".join(repr(tokenizer.decode([i], skip_special_tokens=False)) for i in ids)
+    pieces = (piece for i in ids for piece in shown(tokenizer, [i]))
+    return " ".join(text if is_control else repr(text) for text, is_control in pieces)

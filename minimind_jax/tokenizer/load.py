@@ -58,6 +58,7 @@ class Tokenizer:
       added_ids: ids of the added tokens, which are found in a text before anything else.
       vocab_size: the highest id + 1, added tokens included: rows that an embedding needs.
       pad_id, bos_id, eos_id: pad and bos fall back to eos where the directory names none (Qwen3 has no bos).
+      control_tokens: ids of the control tokens by their text, also of pad, bos and eos.
       template_source: text of the chat templates by name, "default" being the usual one.
       neutralizer: breaks up what looks like a control token.
       unk_id: None where nothing is unknown, as with byte-level BPE.
@@ -103,6 +104,8 @@ class Tokenizer:
         pad_id, bos_id = self._special_id("pad_token"), self._special_id("bos_token")
         self.pad_id: int = eos_id if pad_id is None else pad_id
         self.bos_id: int = eos_id if bos_id is None else bos_id
+        own = {i: self.decode([i], skip_special_tokens=False) for i in (self.pad_id, self.bos_id, self.eos_id)}
+        self.control_tokens: dict[str, int] = {t["content"]: t["id"] for t in control} | {t: i for i, t in own.items()}
         self.unk_id: int | None = self._rendered.token_to_id(self._special.get("unk_token", ""))
         digest = hashlib.sha256(content.encode())
         digest.update(json.dumps([self.template_source, self.pad_id, self.bos_id, self.eos_id]).encode())

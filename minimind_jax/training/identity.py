@@ -35,6 +35,8 @@ def identity(config: Config, data_fingerprint: str, tokenizer_fingerprint: str) 
         "format": format_of(KIND_OF_STAGE[config.stage]),
         "max_seq_len": config.data.max_seq_len,
     }
+    if config.stage == "pretrain":
+        parts["data"]["marks"] = config.data.marks
     parts["tokenizer"] = tokenizer_fingerprint
     parts["init_from"] = str(Path(config.init_from).resolve()) if config.init_from else ""
     if config.optim.schedule != "wsd":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -14,6 +15,7 @@ class ByteTokenizer:
     """One token a UTF-8 byte, after pad, bos and eos."""
 
     pad_id, bos_id, eos_id = 0, 1, 2
+    control_tokens: ClassVar[dict[str, int]] = {"<pad>": 0, "<bos>": 1, "<eos>": 2}
     path = Path("nowhere")
 
     def __init__(self, vocab_size: int = 259, shift: int = 3) -> None:

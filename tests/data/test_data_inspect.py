@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from data_helpers import ByteTokenizer, save_tokenizer, write_jsonl
 from rich.console import Console
 
@@ -46,16 +48,16 @@ def test_a_row_is_readable_without_colours() -> None:
     # "abc" goes on from the row before; "xy" is cut after x.
     tokens, targets = [a, b, c, 2, 1, x], [b, c, 2, 0, x, y]
     lines = [text.plain for text in render_row(row(tokens, targets, [1, 1, 1, 1, 2, 2]), ByteTokenizer())]
-    assert lines == ["▏1 ⟦a⟧bc<eos>", "▏2 ⟦<bos>⟧x → y"]
+    assert lines == ["▏1 ⟦a⟧bc⟨eos⟩", "▏2 ⟦⟨bos⟩⟧x → y"]
 
 
 def test_padding_masked_targets_and_control_characters() -> None:
     a, b, escape = as_ids("ab\x1b")
     tokens, targets = [1, a, b, escape, 2, 0, 0], [a, 0, escape, 2, 0, 0, 0]
     texts = list(render_row(row(tokens, targets, [1] * 5 + [0] * 2), ByteTokenizer()))
-    assert [text.plain for text in texts] == ["▏1 ⟦<bos>⟧a⟦b⟧␛<eos>", "░ 2 tokens of padding"]
+    assert [text.plain for text in texts] == ["▏1 ⟦⟨bos⟩⟧a⟦b⟧␛⟨eos⟩", "░ 2 tokens of padding"]
     styles = {texts[0].plain[span.start : span.end]: span.style for span in texts[0].spans}
-    assert styles == {"<bos>": "dim", "a": "green", "b": "dim", "␛<eos>": "green"}
+    assert styles == {"⟨bos⟩": "magenta", "a": "green", "b": "dim", "␛": "green", "⟨eos⟩": "magenta"}
 
 
 def test_figures_of_an_epoch(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_figures_of_an_epoch(tmp_path: Path) -> None:
     config = Config(stage="pretrain", workdir="out", model=ModelConfig(), data=data, optim=OptimConfig(), steps=1)
     print_rows(config, ByteTokenizer(), 9, Console(file=out, width=1000, highlight=False, markup=False))
     text = out.getvalue()
-    assert f"{path}: 3 sequences, 26 tokens, 2x an epoch, 1 bad lines" in text
+    assert f"{path} (jsonl): 3 sequences, 26 tokens, 2x an epoch, 1 bad lines" in text
     assert f"{path}:4: lacks `text`" in text
     # 2 x 26 tokens in 4 rows of 16, of which 6 documents x 1 are no targets.
     assert "6 documents, 52 tokens, 4 rows of 16; real tokens 81.25 %, targets 71.88 %" in text
@@ -88,12 +90,37 @@ def test_targets_of_a_conversation(tmp_path: Path) -> None:
     result = run_inspect(*recipe, "--config.sft.empty_think_drop_prob=0.0")
     assert result.returncode == 0, result.stderr
     assert (
-        "▏1 ⟦<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n⟧"
-        "<think>\n\n</think>\n\nHo<|im_end|>\n⟦<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n⟧"
-        "<think>\n\n</think>\n\nSee you<|im_end|>\n" in result.stdout
+        "▏1 ⟦⟨|im_start|⟩system\nBe brief.⟨|im_end|⟩\n⟨|im_start|⟩user\nHi⟨|im_end|⟩\n⟨|im_start|⟩assistant\n⟧"
+        "⟨think⟩\n\n⟨/think⟩\n\nHo⟨|im_end|⟩\n⟦⟨|im_start|⟩user\nBye⟨|im_end|⟩\n⟨|im_start|⟩assistant\n⟧"
+        "⟨think⟩\n\n⟨/think⟩\n\nSee you⟨|im_end|⟩\n" in result.stdout
     )
     assert "tokens of padding" in result.stdout
     assert "1 x form `conversations`" in result.stdout
+
+
+MARKED = ["<|im_start|>one<|im_end|> <|im_start|>two<|im_end|>", "three"]
+
+
+@pytest.mark.parametrize(
+    ("marks", "shown"),
+    [
+        ("split", ["⟦⟨|im_start|⟩⟧one⟨|im_end|⟩", "⟦⟨|im_start|⟩⟧two⟨|im_end|⟩"]),
+        ("encode", ["⟦⟨|im_start|⟩⟧one⟨|im_end|⟩ ⟨|im_start|⟩two⟨|im_end|⟩"]),
+        ("text", ["⟦⟨|im_start|⟩⟧<|im_start|>one<|im_end|> <|im_start|>two<|im_end|>⟨|im_end|⟩"]),
+    ],
+)
+def test_spelt_marks_and_control_tokens_look_different(marks: str, shown: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(write_jsonl(tmp_path / "a", MARKED).read_bytes()))
+    flags = [f"--config={ROOT / 'configs/pretrain.py'}:smoke", f"--config.data.path={path}"]
+    result = run_inspect(*flags, f"--config.data.cache_dir={tmp_path / 'cache'}", f"--config.data.marks={marks}",
+                         "--config.data.val_fraction=0.0")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    lines = [line.partition(" ")[2] for line in result.stdout.splitlines() if line.startswith("▏")]
+    assert sorted(lines) == sorted([*shown, "⟦⟨|im_start|⟩⟧three⟨|im_end|⟩"])
+    assert f"{path} (jsonl, in gzip): " in result.stdout
+    assert "\n  1 x text " in result.stdout
+    assert f"{path}: 1 of 2 lines: text " in result.stderr and f"(data.marks={marks})" in result.stderr
 
 
 def run_inspect(*args: str) -> subprocess.CompletedProcess[str]:
@@ -112,7 +139,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "row 0: " in result.stdout
     assert "row 1: " not in result.stdout
-    assert "⟦<|im_start|>⟧" in result.stdout
+    assert "⟦⟨|im_start|⟩⟧" in result.stdout
 
     result = run_inspect(*flags, "--config.data.path=nowhere.jsonl")
     assert (result.returncode, result.stderr) == (

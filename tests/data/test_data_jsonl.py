@@ -5,6 +5,8 @@ import json
 import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +34,7 @@ BAD_LINES = {
 
 
 def read(data: bytes) -> list[tuple[int, str | BadLine]]:
-    return list(read_records(io.BytesIO(data), len(data), parse_text))
+    return list(read_records(io.BytesIO(data), parse_text))
 
 
 @pytest.mark.parametrize(("line", "reason"), BAD_LINES.items(), ids=lambda v: v[:20] if isinstance(v, str) else "")
@@ -45,16 +47,19 @@ def test_bad_line_is_named_and_the_next_one_read(line: bytes, reason: str) -> No
     assert reason in bad[1].reason
 
 
-def test_bom_crlf_blank_lines_and_missing_last_newline() -> None:
-    assert read(b"\xef\xbb\xbf" + GOOD + b"\r\n \t\n" + GOOD.replace(b"\n", b"\r\n") + GOOD.strip()) == [
-        (1, "good"),
-        (4, "good"),
-        (5, "good"),
-    ]
-    assert read(b"\xef\xbb\xbf\n\n") == []
-    ((number, late_bom),) = read(b"\n\xef\xbb\xbf" + GOOD)
+def test_crlf_blank_lines_and_missing_last_newline() -> None:
+    data = GOOD + b"\r\n \t\n" + GOOD.replace(b"\n", b"\r\n") + GOOD.strip()
+    assert read(data) == [(1, "good"), (4, "good"), (5, "good")]
+    assert read(b"\n\n") == []
+
+
+def test_a_byte_order_mark_is_no_error_at_the_files_start_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD + b"\xef\xbb\xbf" + GOOD)
+    first, (number, late) = read_jsonl(path, parse_text)
+    assert first == (1, "good")
     assert number == 2
-    assert isinstance(late_bom, BadLine)
+    assert isinstance(late, BadLine)
 
 
 @given(st.lists(st.text().filter(lambda t: t.strip()), max_size=5), st.sampled_from(["\n", "\r\n"]), st.booleans())
@@ -92,33 +97,46 @@ def test_a_longer_line_is_not_held_in_memory(tmp_path: Path) -> None:
     assert peak < 3 * MAX_LINE_BYTES
 
 
-def test_every_byte_is_shown_to_the_checksum() -> None:
-    data = b"\xef\xbb\xbf" + GOOD + b"\r\n" + b"x" * (MAX_LINE_BYTES + 2**21) + b"\n" + GOOD.strip()
-    seen: list[bytes] = []
-    list(read_records(io.BytesIO(data), len(data), parse_text, seen.append))
-    assert b"".join(seen) == data
-
-
-def test_reading_stops_at_the_given_length() -> None:
-    file = io.BytesIO(GOOD * 3)
-    file.seek(len(GOOD))
-    assert list(read_records(file, len(GOOD), parse_text)) == [(1, "good")]
-
-
 def test_share_of_bad_lines() -> None:
     path = Path("x.jsonl")
-    bad = [BadLine(line, "not JSON (why)") for line in range(10, 17)]
+    bad = [BadLine(line, f"not JSON (why {line})") for line in range(10, 15)] + [
+        BadLine(15, "longer"),
+        BadLine(16, "bad"),
+    ]
     assert check_bad_lines(path, 100, 0, [], 0.0) == ""
-    report = check_bad_lines(path, 100, 7, bad, 0.07)
-    assert report.startswith("x.jsonl: skipped 7 of 100 lines as unusable: x.jsonl:10: not JSON (why); x.jsonl:11: ")
-    assert report.count("x.jsonl:") == 6
-    assert report.endswith("; ...")
-    with pytest.raises(UserError, match=r"7 of 100 lines are unusable \(7 %\).*x\.jsonl:10: not JSON.*raise data\.max"):
+    assert check_bad_lines(path, 100, 7, bad, 0.07) == (
+        "x.jsonl: skipped 7 of 100 lines as unusable: x.jsonl:10 and 4 more: not JSON (why 10); x.jsonl:15: longer; "
+        "x.jsonl:16: bad"
+    )
+    assert check_bad_lines(path, 100, 8, bad, 0.08).endswith("; x.jsonl:16: bad; ...")
+    with pytest.raises(
+        UserError, match=r"7 of 100 lines are unusable \(7 %\).*x\.jsonl:10 .*: not JSON.*raise data\.max"
+    ):
         check_bad_lines(path, 100, 7, bad, 0.069)
-    with pytest.raises(UserError, match=r"x\.jsonl has no usable line \(x\.jsonl:10"):
+    with pytest.raises(UserError, match=r"x\.jsonl has no usable line \(x\.jsonl:10 and 4 more"):
         check_bad_lines(path, 7, 7, bad, 1.0)
     with pytest.raises(UserError, match=r"x\.jsonl has no usable line$"):
         check_bad_lines(path, 0, 0, [], 1.0)
+
+
+def test_at_most_five_reasons_are_named() -> None:
+    bad = [BadLine(line, f"reason {line}") for line in range(1, 8)]
+    report = check_bad_lines(Path("x.jsonl"), 100, 7, bad, 1.0)
+    assert report.count("x.jsonl:") == 6
+    assert report.endswith("x.jsonl:5: reason 5; ...")
+
+
+def test_records_of_a_table_are_counted_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["good", "", None]}), path)
+    records = list(read_jsonl(path, parse_text))
+    assert records[0] == (1, "good")
+    bad = [record for _, record in records if isinstance(record, BadLine)]
+    with pytest.raises(UserError) as caught:
+        check_bad_lines(path, 3, 2, bad, 0.1)
+    message = str(caught.value)
+    assert f"{path}: 2 of 3 records are unusable" in message
+    assert f"{path}: record 2: `text` is empty; {path}: record 3: `text` is not a string but null." in message
 
 
 def test_unreadable_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,15 @@ def test_a_fraction_is_held_out_by_content(tmp_path: Path, tokenizer: Tokenizer)
     assert not train_texts & val_texts and len(train_texts | val_texts) == 100 and 8 < len(val_texts) < 35
 
 
+def test_of_two_conversations_one_is_held_out(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = write(tmp_path / "a.jsonl", [chat("Hi", "Ho"), chat("Hi", "Ho"), chat("Bye", "See you")])
+    for fraction in (1e-9, 0.999999):
+        rows, val = open_sft(data(path, val_fraction=fraction), KEEP_THINK, tokenizer, 0)
+        assert val is not None
+        texts = [{text for text, _ in segments(r, tokenizer)} for r in (rows, val)]
+        assert [len(t) for t in texts] == [1, 1] and texts[0] != texts[1]
+
+
 def test_the_fingerprint_tells_what_changes_the_rows(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = write(tmp_path / "a.jsonl", numbered(20))
     base = data(path)
@@ -218,10 +228,39 @@ def test_a_template_with_a_system_prompt_of_its_own_takes_no_other(tmp_path: Pat
     assert segments(rows, tokenizer)[0][0].startswith("<|im_start|>system\nI am me.<|im_end|>\n")
 
 
-def test_nothing_fits(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    path = write(tmp_path / "a.jsonl", [chat("word " * 200, "1")])
-    with pytest.raises(UserError, match=r"none of the conversations in .*a\.jsonl fits into data\.max_seq_len=128"):
-        open_sft(data(path), KEEP_THINK, tokenizer, 0)
+def advised(message: str, key: str) -> list[str]:
+    """The values of `key` that a message says to set."""
+    return re.findall(rf"--config\.{re.escape(key)}=(\w+)", message)
+
+
+@pytest.mark.parametrize("truncate", ["turn", "cut", "drop"])
+@pytest.mark.parametrize("kind", ["long question", "long answer", "two turns"])
+def test_where_nothing_fits_the_advice_helps(
+    tmp_path: Path, tokenizer: Tokenizer, truncate: str, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    records = {
+        "long question": [chat("word " * n, "1") for n in (300, 200)],
+        "long answer": [chat("q", "word " * n) for n in (300, 200)],
+        "two turns": [chat("word " * n, "1", "and so on " * 20, "2") for n in (300, 200)],
+    }[kind]
+    config = data(write(tmp_path / "a.jsonl", records), truncate=truncate)
+    if (kind, truncate) == ("long answer", "cut"):
+        assert open_sft(config, KEEP_THINK, tokenizer, 0)[0].n_docs == 2
+        return
+    with pytest.raises(
+        UserError, match=r"none of the conversations in .*a\.jsonl fits into data\.max_seq_len=128"
+    ) as e:
+        open_sft(config, KEEP_THINK, tokenizer, 0)
+    (length,) = advised(str(e.value), "data.max_seq_len")
+    for max_seq_len, n_docs in {int(length): 1, int(re.findall(r"(\d+) for all", str(e.value))[0]): 2}.items():
+        followed = dataclasses.replace(config, max_seq_len=max_seq_len)
+        assert open_sft(followed, KEEP_THINK, tokenizer, 0)[0].n_docs == n_docs
+    with pytest.raises(UserError, match="none of the conversations"):
+        open_sft(dataclasses.replace(config, max_seq_len=int(length) - 1), KEEP_THINK, tokenizer, 0)
+    others = advised(str(e.value), "data.truncate")
+    assert others == (["cut"] if kind == "long answer" else [])
+    for other in others:
+        assert open_sft(dataclasses.replace(config, truncate=other), KEEP_THINK, tokenizer, 0)[0].n_docs == 2
 
 
 # --- DPO ------------------------------------------------------------------------------------------
@@ -287,8 +326,31 @@ def test_pairs_that_are_too_long(tmp_path: Path, tokenizer: Tokenizer, capfd: py
     for truncate in ("turn", "drop"):
         assert open_dpo(data(path, truncate=truncate), tokenizer, 0)[0].n_docs == 1
         assert "0 are cut, 2 dropped" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("truncate", ["turn", "cut", "drop"])
+@pytest.mark.parametrize("kind", ["long question", "long rejected", "long answers"])
+def test_where_no_pair_fits_the_advice_helps(tmp_path: Path, tokenizer: Tokenizer, truncate: str, kind: str) -> None:
+    records = {
+        "long question": [pair("word " * n, "1", "2") for n in (300, 200)],
+        "long rejected": [pair("q", "1", "word " * n) for n in (300, 200)],
+        "long answers": [pair("q", "yes " * n, "word " * n) for n in (300, 200)],
+    }[kind]
+    config = data(write(tmp_path / "a.jsonl", records), truncate=truncate)
+    if truncate == "cut" and kind != "long question":
+        assert open_dpo(config, tokenizer, 0)[0].n_docs == 2
+        return
+    with pytest.raises(UserError, match=r"none of the pairs in .*a\.jsonl fits into data\.max_seq_len=128") as e:
+        open_dpo(config, tokenizer, 0)
+    (length,) = advised(str(e.value), "data.max_seq_len")
+    for max_seq_len, n_docs in {int(length): 1, int(re.findall(r"(\d+) for all", str(e.value))[0]): 2}.items():
+        assert open_dpo(dataclasses.replace(config, max_seq_len=max_seq_len), tokenizer, 0)[0].n_docs == n_docs
     with pytest.raises(UserError, match="none of the pairs"):
-        open_dpo(data(write(tmp_path / "b.jsonl", records[2:]), truncate="cut"), tokenizer, 0)
+        open_dpo(dataclasses.replace(config, max_seq_len=int(length) - 1), tokenizer, 0)
+    others = advised(str(e.value), "data.truncate")
+    assert others == ([] if kind == "long question" else ["cut"])
+    for other in others:
+        assert open_dpo(dataclasses.replace(config, truncate=other), tokenizer, 0)[0].n_docs == 2
 
 
 def test_pairs_with_different_prompts_are_dropped_and_counted(
@@ -317,6 +379,13 @@ def test_all_pairs_of_a_prompt_are_on_one_side_of_the_split(tmp_path: Path, toke
     assert val is not None and rows.n_docs + val.n_docs == 200
     prompts = [{text.partition("<|im_end|>")[0] for text, _ in segments(r, tokenizer)} for r in (rows, val)]
     assert not prompts[0] & prompts[1] and len(prompts[0] | prompts[1]) == 40
+
+
+def test_of_pairs_of_two_prompts_one_prompt_is_held_out(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    records = [pair(prompt, "1", "2") for prompt in "aaab"]
+    rows, val = open_dpo(data(write(tmp_path / "a.jsonl", records), val_fraction=1e-9), tokenizer, 0)
+    assert val is not None
+    assert sorted([rows.n_docs, val.n_docs]) == [1, 3]
 
 
 def test_prompts_end_where_the_answer_begins(tmp_path: Path, tokenizer: Tokenizer) -> None:

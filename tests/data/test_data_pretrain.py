@@ -87,12 +87,26 @@ def test_validation_by_fraction_is_stable(tmp_path: Path) -> None:
     assert set(held_out("doubled.jsonl", texts + texts)) == set(val)
 
 
-def test_a_split_must_leave_both_sides_something(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", numbered(3))
-    with pytest.raises(UserError, match=r"val_fraction=1e-09 leaves no validation document of the 3 in .*a\.jsonl"):
-        open_pretrain(config(tmp_path, path, val_fraction=1e-9), ByteTokenizer(), 0)
-    with pytest.raises(UserError, match=r"leaves no training document"):
-        open_pretrain(config(tmp_path, path, val_fraction=1 - 1e-9), ByteTokenizer(), 0)
+@pytest.mark.parametrize("fraction", [1e-9, 0.3, 1 - 1e-9])
+def test_each_side_of_a_split_has_at_least_one_document(tmp_path: Path, fraction: float) -> None:
+    a, b = write_jsonl(tmp_path / "a.jsonl", ["one", "one"]), write_jsonl(tmp_path / "b.jsonl", ["two"])
+    for spec in (f"{a},{b}", f"{b}:3,{a}"):
+        train, val = open_pretrain(config(tmp_path, spec, val_fraction=fraction), ByteTokenizer(), 0)
+        sides = [set(texts_of(rows)) for rows in (train, val)]
+        assert sorted(sides, key=str) == [{"one<eos>"}, {"two<eos>"}]
+
+
+def test_what_cannot_be_split_says_what_to_do(tmp_path: Path) -> None:
+    for texts, reason in {
+        ("one",): "has a single document",
+        ("one", "one"): "the 2 documents in .* are all alike",
+    }.items():
+        path = write_jsonl(tmp_path / "a.jsonl", texts)
+        with pytest.raises(UserError, match=rf"val_fraction=0\.1 has nothing to hold out.*{reason}") as e:
+            open_pretrain(config(tmp_path, path, val_fraction=0.1), ByteTokenizer(), 0)
+        assert "--config.data.val_fraction=0," in str(e.value) and "--config.data.val_path=" in str(e.value)
+        assert open_pretrain(config(tmp_path, path, val_fraction=0), ByteTokenizer(), 0)[1] is None
+        assert open_pretrain(config(tmp_path, path, val_path=str(path)), ByteTokenizer(), 0)[1] is not None
 
 
 def test_bad_lines_at_every_start(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

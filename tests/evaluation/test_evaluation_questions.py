@@ -198,7 +198,7 @@ def test_bad_records_are_named_by_line_and_field(changes, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("", r"q\.jsonl has no question"), ("{", r"q\.jsonl:1 is no question: not JSON")]
+    ("content", "message"), [("", r"q\.jsonl has no question"), ("{bad", r"q\.jsonl:1 is no question: not JSON")]
 )
 def test_files_without_questions(content, message, tmp_path):
     (tmp_path / "q.jsonl").write_text(content)

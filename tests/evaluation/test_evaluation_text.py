@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from evaluation_helpers import random_model
+from file_forms import FORMS
 
 from convert.to_hf import export
 from minimind_jax.config import ModelConfig
@@ -33,7 +34,7 @@ TEXTS = [
     "She planted 17 rows of beans; by August the crows had taken a third of them. " * 6,
     "图书馆里很安静，只有翻书的声音。窗外下着小雨，雨点打在玻璃上。" * 5,
     "emoji 🙂🙃 and mixed 中英 text\n\twith whitespace",
-    "<|im_end|> is only text here",
+    "<|reserved_1|> is only text here",
 ]
 
 
@@ -150,11 +151,27 @@ def test_bad_lines_are_counted_up_to_one_percent(tmp_path, capsys):
         evaluate_file(model, file)
 
 
-@pytest.mark.parametrize("content", ["", "\n\n", "nonsense\n", '{"text": ""}\n'])
+@pytest.mark.parametrize("content", ["", "\n\n", "{nonsense\n", '{"text": ""}\n'])
 def test_files_without_a_usable_line(content, tmp_path):
     (tmp_path / "data.jsonl").write_text(content)
     with pytest.raises(UserError, match=r"data\.jsonl has no usable line"):
         evaluate_file(random_model(CONFIG), tmp_path / "data.jsonl")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "array.json", "a.parquet"])
+def test_other_forms_of_files_score_the_same(name, tmp_path):
+    model = random_model(CONFIG, scale=3.0)
+    FORMS[name](tmp_path / name, [{"text": text} for text in TEXTS])
+    assert evaluate_file(model, tmp_path / name) == evaluate_file(model, write_jsonl(tmp_path / "data.jsonl", TEXTS))
+
+
+def test_a_text_is_split_at_its_marks_as_in_training(tmp_path, capsys):
+    model = random_model(CONFIG, scale=3.0)
+    marked = write_jsonl(tmp_path / "a.jsonl", [f"<|im_start|>{TEXTS[0]}<|im_end|> <|im_start|>{TEXTS[1]}<|im_end|>"])
+    apart = evaluate_file(model, write_jsonl(tmp_path / "b.jsonl", TEXTS[:2]))
+    assert capsys.readouterr().err == ""
+    assert evaluate_file(model, marked) == apart
+    assert "1 texts were split into documents at their marks" in capsys.readouterr().err
 
 
 def test_broken_weights_are_an_error_not_a_number():

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from file_forms import FORMS
 from transformers import AutoTokenizer
 
 from minimind_jax.errors import UserError
@@ -137,6 +138,21 @@ def test_unusable_lines_are_counted_and_named(tmp_path: Path, monkeypatch: pytes
     for _ in range(2):  # counted anew in every pass
         assert list(corpus) == ["first", "last"]
         assert (corpus.skipped.count, corpus.skipped.first) == (5, f"{path}:3")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "array.json", "a.parquet"])
+def test_every_form_of_file_gives_its_texts(name: str, tmp_path: Path) -> None:
+    records = [{"text": "潮水退了。"}, {"text": " "}, {"text": "The sea was calm."}]
+    FORMS[name](tmp_path / name, records)
+    corpus = Corpus([tmp_path / name])
+    assert list(corpus) == ["潮水退了。", "The sea was calm."]
+    where = f"{tmp_path / name}:2" if "jsonl" in name else f"{tmp_path / name}: record 2"
+    assert (corpus.skipped.count, corpus.skipped.first) == (1, where)
+
+
+def test_the_documents_of_plain_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\ntwo\n\nthree\n")
+    assert list(Corpus([tmp_path / "a.txt"])) == ["one\ntwo", "three"]
 
 
 def test_globs(tmp_path: Path) -> None:

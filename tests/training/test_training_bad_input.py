@@ -147,9 +147,12 @@ def test_unusable_lines_are_named_and_tolerated_up_to_a_share(tmp_path, capfd):
     assert_contains(capfd.readouterr().err, "skipped 5 of 100 lines as unusable", *named)
 
 
-def test_held_out_share_without_documents(tmp_path, corpus):
+def test_held_out_share_of_a_single_document(tmp_path):
+    corpus = th.write_corpus(tmp_path / "one.jsonl", n_docs=1)
     message = refused(tmp_path / "run", corpus, data__val_fraction=1e-9)
-    assert_contains(message, "data.val_fraction=1e-09 leaves no validation document", str(corpus))
+    assert_contains(
+        message, "data.val_fraction=1e-09 has nothing to hold out", str(corpus), "--config.data.val_fraction=0"
+    )
 
 
 # --- Workdirs ---------------------------------------------------------------------------------------

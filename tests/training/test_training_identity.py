@@ -58,6 +58,7 @@ IDENTITY_KEYS = {
     "model.qk_norm": True,
     "model.tie_embeddings": False,
     "data.max_seq_len": 32,
+    "data.marks": "text",
     "optim.name": "muon",
     "optim.lr": 1e-3,
     "optim.min_lr_ratio": 0.0,

@@ -1,6 +1,8 @@
 """A run that is killed and started again ends where the uninterrupted one does, bit for bit."""
 
+import json
 import random
+import re
 import shutil
 import signal
 import time
@@ -239,6 +241,19 @@ def test_every_kind_of_damage_is_one_sentence(finished, corpus, damage):
 
 
 @pytest.mark.slow
+def test_a_run_of_another_versions_data_format_says_how_to_go_on(finished, corpus, tmp_path):
+    """As the version before left it, which had another fingerprint of the same data and none of its format."""
+    config = json.loads((finished / "config.json").read_text())
+    del config["identity"]["data.format"]
+    config["identity"]["data.content"] = "another"
+    (finished / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="begun by another version") as caught:
+        th.run_here(*th.overrides(finished, corpus, steps=20))
+    (advice,) = re.findall(r"--config\.init_from=(\S+)", str(caught.value))
+    th.run_here(*th.overrides(tmp_path / "next", corpus, steps=1, init_from=advice))
+    assert (tmp_path / "next" / "checkpoints").is_dir()
+
+
 def test_two_commands_cannot_write_one_workdir(tmp_path, corpus, cache):
     workdir = tmp_path / "run"
     arguments = th.overrides(workdir, corpus, steps=1000)
