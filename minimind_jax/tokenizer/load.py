@@ -56,6 +56,7 @@ class Tokenizer:
     Attributes:
       path: the directory.
       vocab_size: the highest id + 1, added tokens included: rows that an embedding needs.
+      is_byte_level: whether entries are written in GPT-2's alphabet of bytes.
       pad_id, bos_id, eos_id: pad and bos fall back to eos where the directory names none (Qwen3 has no bos).
       template_source: text of the chat templates by name, "default" being the usual one.
       unk_id: None where nothing is unknown, as with byte-level BPE.
@@ -84,7 +85,7 @@ class Tokenizer:
 
         self._added_ids = {token["id"] for token in added}
         decoder = self._rendered.decoder
-        self._is_byte_level = decoder is not None and decoder.decode(["Ġa"]) == " a"
+        self.is_byte_level: bool = decoder is not None and decoder.decode(["Ġa"]) == " a"
 
         config = self._read_config()
         self._special = _special_tokens(config)
@@ -105,6 +106,16 @@ class Tokenizer:
         digest = hashlib.sha256(content.encode())
         digest.update(json.dumps([self.template_source, self.pad_id, self.bos_id, self.eos_id]).encode())
         self.fingerprint: str = digest.hexdigest()
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """The id of every entry, added tokens included, written as in tokenizer.json."""
+        return self._rendered.get_vocab(with_added_tokens=True)
+
+    @cached_property
+    def rules(self) -> str:
+        """Identifies all that maps text to ids: entries, merges, normalisation, and which tokens are added ones."""
+        return hashlib.sha256(self._rendered.to_str().encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain content; nothing is added. Text that looks like a control token stays ordinary text.
@@ -137,7 +148,7 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes | None:
         """The bytes of a token, often a part of a character only; None if it is none of a byte-level tokenizer's."""
         token = self._rendered.id_to_token(token_id) if token_id >= 0 else None
-        if token is None or not self._is_byte_level:
+        if token is None or not self.is_byte_level:
             return None
         if token_id in self._added_ids or not _BYTE_OF_SYMBOL.keys() >= set(token):
             return token.encode()
