@@ -63,7 +63,7 @@ def _run(recipe: Mapping[str, Any], user_set: Collection[str]) -> None:
     has_tokenizer = begun or processes.from_first(lambda: bool(read_metrics(workdir)))
     tokenizer, note = open_tokenizer(config, workdir if has_tokenizer else None), ""
     if config.init_from and not begun:
-        config, note = fit_vocabulary(config, tokenizer, size_is_set="model.vocab_size" in user_set)
+        config, note = fit_vocabulary(config, tokenizer, recipe, user_set)
     check_room(tokenizer, config)
     with processes.first_alone(token_cache(config.data.cache_dir)):
         rows, val_rows = open_rows(config, tokenizer)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +17,13 @@ from minimind_jax.tokenizer import Tokenizer, counterparts, load_tokenizer
 _MULTIPLE = 128  # of the rows that a changed vocabulary gets: what matrix units like
 
 
-def fit_vocabulary(config: Config, tokenizer: Tokenizer, size_is_set: bool) -> tuple[Config, str]:
+def fit_vocabulary(
+    config: Config, tokenizer: Tokenizer, recipe: Mapping[str, Any], user_set: Collection[str]
+) -> tuple[Config, str]:
     """A new run's config with the vocabulary that its `init_from` has under `tokenizer`.
 
     Args:
-      size_is_set: the user has set model.vocab_size.
+      recipe, user_set: what `config` was made of: a model.vocab_size that the user has set counts.
 
     Returns:
       The config, and what a user should know of the difference ("" = there is none).
@@ -38,6 +41,7 @@ def fit_vocabulary(config: Config, tokenizer: Tokenizer, size_is_set: bool) -> t
         if same and fits:
             return config, _other_rules(old, tokenizer)
         raise UserError(_refusal(config, old, tokenizer, old_rows))
+    size_is_set = "model.vocab_size" in user_set and recipe["model"]["vocab_size"]
     if not size_is_set and not (same and fits):
         size = -(-tokenizer.vocab_size // _MULTIPLE) * _MULTIPLE
     if size < tokenizer.vocab_size:
