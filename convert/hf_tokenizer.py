@@ -36,18 +36,15 @@ def write_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
         file = directory / "chat_template.jinja"
         if name != "default":
             if not re.fullmatch(r"\w[\w.-]*", name):
-                raise UserError(
-                    f"{tokenizer.path} names a chat template {name!r}: give it a name of letters and digits"
-                )
+                raise UserError(f"{tokenizer.path} names a chat template {name!r}: take a name of letters and digits")
             file = directory / "additional_chat_templates" / f"{name}.jinja"
             file.parent.mkdir(exist_ok=True)
-        file.write_text(template, encoding="utf-8")
+        file.write_text(_as_in_files(template), encoding="utf-8")
 
 
 def meaning(tokenizer: Tokenizer) -> tuple[Any, ...]:
     """All of a tokenizer that decides ids and texts, to compare."""
-    # A text in JSON may end lines by \r\n, which is \n once it has been a file, and for Jinja in any case.
-    templates = {name: re.sub(r"\r\n?", "\n", text) for name, text in tokenizer.template_source.items()}
+    templates = {name: _as_in_files(text) for name, text in tokenizer.template_source.items()}
     return tokenizer.rules, templates, tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id
 
 
@@ -68,6 +65,11 @@ def tokenizer_config(tokenizer: Tokenizer) -> dict[str, Any]:
     values["clean_up_tokenization_spaces"] = config.get("clean_up_tokenization_spaces") is True
     values["model_input_names"] = ["input_ids", "attention_mask"]  # Llama and Qwen3 take no token_type_ids
     return values
+
+
+def _as_in_files(text: str) -> str:
+    """A text in JSON may end lines by \\r\\n, which is \\n once a file is read, and for Jinja in any case."""
+    return re.sub(r"\r\n?", "\n", text)
 
 
 def _other_special(config: Mapping[str, Any]) -> Iterator[str]:
