@@ -167,6 +167,12 @@ def read_params(path: Path, config: ModelConfig) -> Params:
     return from_hf_tensors(get, config)
 
 
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Of every tensor in a model directory, by name. Raises UserError where its files cannot be opened."""
+    handles = map(_open, _weight_files(path))
+    return {name: tuple(handle.get_slice(name).get_shape()) for handle in handles for name in handle.keys()}  # noqa: SIM118
+
+
 def _weight_files(path: Path) -> dict[Path, set[str] | None]:
     """The files to open, each with the names that an index promises in it (None = no index)."""
     index = path / _INDEX
