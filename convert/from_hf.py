@@ -2,7 +2,7 @@
 
     python -m convert.from_hf --model HF_DIR --out WORKDIR
 
-Directories of MiniMind's own class (MiniMindForCausalLM, dense) are read too; their pytorch_model.bin needs torch.
+Directories of MiniMind's own class (MiniMindForCausalLM, dense) are read too. A pytorch_model.bin needs torch.
 To train on from it, give a new run `init_from=WORKDIR`.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from convert import minimind_hf
 from convert.output import new_directory
+from convert.pickled import open_pickled, read_params
 from minimind_jax import hf_format
 from minimind_jax.errors import UserError, user_errors
 from minimind_jax.tokenizer import load_tokenizer
@@ -35,6 +36,9 @@ def import_hf(source: Path, out: Path) -> str:
     if (source / "config.json").is_file() and hf_format.is_minimind(hf_format.read_values(source)):
         config, params, said = minimind_hf.read(source)
         tokenizer = load_tokenizer(str(source))
+    elif state := open_pickled(source):
+        config, said = hf_format.read_config(source), ""
+        params, tokenizer = read_params(source, config, state), load_tokenizer(str(source))
     else:
         model, said = load_model(source), ""
         config, params, tokenizer = model.config, model.params, model.tokenizer

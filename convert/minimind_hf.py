@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from convert.from_torch import LAYER, check_dense, is_tied
-from convert.pth import StateDict
+from convert.from_torch import LAYER, check_dense
+from convert.pickled import open_pickled, read_params
 from minimind_jax import hf_format
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
@@ -35,21 +35,12 @@ def read(source: Path) -> tuple[ModelConfig, Params, str]:
     values, file = hf_format.read_values(source), source / "config.json"
     if values.get("use_moe"):
         raise UserError(f"{file} describes a mixture of experts (use_moe=true): only dense models can be read")
-    pickled = source / "pytorch_model.bin"
-    state = StateDict(pickled) if pickled.is_file() and not list(source.glob("*.safetensors")) else None
+    state = open_pickled(source)
     shapes = state.shapes if state else hf_format.tensor_shapes(source)
     check_dense(source, shapes)
     standard, said = _standard(values, shapes, source)
     config = hf_format.parse_config(standard, file)
-    if state is None:
-        return config, hf_format.read_params(source, config), said
-    hf_format.check_tensors(pickled, shapes, config, "its config.json")
-    if config.tie_embeddings and not is_tied(state):
-        raise UserError(
-            f"{pickled}: {hf_format.LM_HEAD} differs from {hf_format.EMBED}, so the model is not tied: set "
-            f"tie_word_embeddings to false in {file} to keep both"
-        )
-    return config, hf_format.from_hf_tensors(state.__getitem__, config), said
+    return config, read_params(source, config, state), said
 
 
 def _standard(
