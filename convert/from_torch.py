@@ -28,7 +28,7 @@ from minimind_jax.workdir import Workdir, save_imported
 
 _N_HEADS = 8  # of every MiniMind
 _NORM_EPS = {False: 1e-5, True: 1e-6}  # MiniMind2's and MiniMind-3's, by qk_norm
-_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _UNSUPPORTED = (
     (re.compile(r"\.mlp\.(gate\.weight|experts\.|shared_experts?\.)"), "belongs to a mixture of experts"),
     (re.compile(r"\.lora[._]|\.lora_[AB]\."), "is a LoRA adapter, which must be merged into its model first"),
@@ -99,6 +99,14 @@ def is_tied(state: StateDict) -> bool:
     return state.shapes[head] == state.shapes[embed] and np.array_equal(state[head], state[embed])
 
 
+def check_dense(weights: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises UserError for tensors of a mixture of experts or a LoRA adapter."""
+    for name in shapes:
+        for pattern, what in _UNSUPPORTED:
+            if pattern.search(name):
+                raise UserError(f"{weights}: {name} {what}: only dense models can be read")
+
+
 def infer_config(
     weights: Path, shapes: Mapping[str, tuple[int, ...]], given: Given, tie_embeddings: bool
 ) -> ModelConfig:
@@ -110,10 +118,7 @@ def infer_config(
     Raises:
       UserError: a tensor is missing, unexpected, of another kind or shape, or a head count does not fit them.
     """
-    for name in shapes:
-        for pattern, what in _UNSUPPORTED:
-            if pattern.search(name):
-                raise UserError(f"{weights}: {name} {what}: only dense models can be read")
+    check_dense(weights, shapes)
 
     def shape(name: str, n_dims: int = 2) -> tuple[int, ...]:
         if name not in shapes:
@@ -144,7 +149,7 @@ def infer_config(
     try:
         config = ModelConfig(
             dim=dim,
-            n_layers=1 + max(int(found[1]) for name in shapes if (found := _LAYER.match(name))),
+            n_layers=1 + max(int(found[1]) for name in shapes if (found := LAYER.match(name))),
             n_heads=q_size // head_dim,
             n_kv_heads=kv_size // head_dim,
             head_dim=head_dim,

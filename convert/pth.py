@@ -28,7 +28,7 @@ def import_torch() -> Any:
         import torch
     except ImportError as e:
         raise UserError(
-            f".pth files need PyTorch, which cannot be imported ({first_line(e)}): pip install torch; "
+            f"PyTorch's files (.pth, .bin) need torch, which cannot be imported ({first_line(e)}): pip install torch; "
             "the build for CPUs is enough"
         ) from None
     return torch

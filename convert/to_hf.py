@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from convert import transformers_check
+from convert.hf_tokenizer import meaning, write_tokenizer
 from convert.model_card import write_model_card
 from convert.output import check_replaceable, new_directory
 from minimind_jax import hf_format
@@ -54,7 +55,7 @@ def export(
     if out.resolve() in model.path.resolve().parents:
         raise UserError(f"{out} contains the model {model.path}: name another directory")
     with new_directory(out) as temporary:
-        model.tokenizer.save(temporary)
+        write_tokenizer(temporary, model.tokenizer)
         hf_format.write_config(temporary, model.config, dtype=dtype, **_special_ids(model.tokenizer))
         hf_format.write_params(temporary, model.params, model.config, dtype, max_shard_bytes)
         write_model_card(temporary, model, out.resolve().name, architecture(model), dtype)
@@ -79,7 +80,7 @@ def verify(model: LoadedModel, directory: Path, dtype: str) -> str:
     read, live = (hf_format.hf_config(c, dtype=dtype, **ids) for c in (hf_format.read_config(directory), model.config))
     if read != live:
         raise UserError("the exported config.json reads back as another architecture: nothing was kept")
-    if load_tokenizer(str(directory)).fingerprint != model.tokenizer.fingerprint:
+    if meaning(load_tokenizer(str(directory))) != meaning(model.tokenizer):
         raise UserError("the exported tokenizer reads back differently: nothing was kept")
     written = hf_format.read_params(directory, model.config)
     expected = jax.tree.map(lambda leaf: leaf.astype(np.float32), hf_format.cast_params(model.params, dtype))

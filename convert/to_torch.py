@@ -24,7 +24,7 @@ from convert.output import new_file
 from minimind_jax import hf_format
 from minimind_jax.config import RopeScaling
 from minimind_jax.errors import UserError, user_errors
-from minimind_jax.workdir import LoadedModel, load_model
+from minimind_jax.workdir import LoadedModel, load_model, tokenizer_directory
 
 
 def export(model: LoadedModel, out: Path, dtype: str = "float16", force: bool = False) -> None:
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = load_model(args.model, args.step)
         export(model, args.out, args.dtype, args.force)
         print(f"{args.out}: {args.dtype}, step {model.step} of {args.model}; read back and equal")
-        flags = f"--tokenizer DIR {Given.of(model.config).flags()}".rstrip()
+        flags = f"--tokenizer {tokenizer_directory(args.model)} {Given.of(model.config).flags()}".rstrip()
         print(f"back:  python -m convert.from_torch --weights {args.out} --out WORKDIR {flags}")
         if model.config.rope_scaling.type != "none":
             print(

@@ -51,9 +51,9 @@ def check(directory: Path, config: ModelConfig, params: Params, tokenizer: Token
     tokens = np.arange(min(_N_TOKENS, config.max_seq_len)) * 7919 % config.vocab_size
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "logits.npy"
-        found = _ask(
-            {"directory": str(directory), "tokens": tokens.tolist(), "text": _TEXT, "logits": str(file)},
-        )
+        marked, (messages, rendered) = "x".join(sorted(tokenizer.added_tokens)), _chat(tokenizer)
+        request = {"tokens": tokens.tolist(), "text": _TEXT, "marked": marked, "messages": messages}
+        found = _ask(request | {"directory": str(directory), "logits": str(file)})
         if "unusable" in found:
             return f"not checked with transformers, which cannot be imported: {found['unusable']}"
         theirs = np.load(file)
@@ -62,6 +62,10 @@ def check(directory: Path, config: ModelConfig, params: Params, tokenizer: Token
         raise UserError(f"{name} does not load the export as it is ({found['problem']}): nothing was kept")
     if found["token_ids"] != tokenizer.encode(_TEXT):
         raise UserError(f"{name} makes other tokens of {_TEXT!r} with the exported tokenizer: nothing was kept")
+    if found["marked_ids"] != tokenizer.encode_rendered(marked):
+        raise UserError(f"{name} makes other tokens of the exported tokenizer's added ones: nothing was kept")
+    if found["rendered"] != rendered:
+        raise UserError(f"{name} renders {messages} otherwise with the exported chat template: nothing was kept")
     if found["eos_id"] != tokenizer.eos_id:
         raise UserError(
             f"{name} ends answers with token {found['eos_id']}, the tokenizer with {tokenizer.eos_id}: nothing was kept"
@@ -73,6 +77,15 @@ def check(directory: Path, config: ModelConfig, params: Params, tokenizer: Token
             f"{TOLERANCE:g}: nothing was kept"
         )
     return f"{name} computes the same logits (within {difference:.1e} of the largest)"
+
+
+def _chat(tokenizer: Tokenizer) -> tuple[list[dict[str, str]], str]:
+    """A conversation and its text by the chat template; none where the template has none for it."""
+    messages = [{"role": "user", "content": "Hi 你好"}, {"role": "assistant", "content": "Ho"}]
+    try:
+        return messages, tokenizer.apply_chat_template(messages)
+    except UserError:
+        return [], ""
 
 
 def own_logits(config: ModelConfig, params: Params, tokens: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """What transformers makes of a model directory; `convert.transformers_check` runs it in a process of its own.
 
-Reads {"directory", "tokens", "text", "logits"} as JSON from stdin, writes the float32 logits of `tokens` to the
-.npy file `logits` and, as the last line of stdout, {"version", "problem", "token_ids", "eos_id"} or {"unusable"}.
+Reads {"directory", "tokens", "text", "marked", "messages", "logits"} as JSON from stdin, writes the float32 logits of
+`tokens` to the .npy file `logits` and, as the last line of stdout, {"version", "problem", "token_ids", "marked_ids",
+"rendered", "eos_id"} or {"unusable"}.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
         logits = model.float().eval()(torch.tensor([request["tokens"]])).logits[0]
     np.save(request["logits"], logits.numpy())
     tokenizer = AutoTokenizer.from_pretrained(request["directory"])
-    token_ids = tokenizer.encode(request["text"], add_special_tokens=False)
+    token_ids, marked_ids = (tokenizer.encode(request[key], add_special_tokens=False) for key in ("text", "marked"))
+    messages = request["messages"]
     return {
         "version": transformers.__version__,
         "problem": ", ".join(odd),
         "token_ids": token_ids,
+        "marked_ids": marked_ids,
+        "rendered": tokenizer.apply_chat_template(messages, tokenize=False) if messages else "",
         "eos_id": model.generation_config.eos_token_id,
     }
 

@@ -195,6 +195,7 @@ class Config:
     seed: int = 0
     init_from: str = ""
     tokenizer: str = ""
+    tokenizer_change: str = "refuse"  # refuse | resize: init_from with another vocabulary than it was trained with
     steps: int = 0
     epochs: float = 0.0
     batch_size: int = 32
@@ -236,6 +237,9 @@ class Config:
                 )
             if self.dpo is None:
                 raise UserError('a recipe of stage dpo needs a section dpo: make it by base_recipe("dpo")')
+        one_of("tokenizer_change", self.tokenizer_change, ("refuse", "resize"))
+        if self.tokenizer_change == "resize" and not self.init_from:
+            raise UserError("tokenizer_change=resize is for the model of init_from, which is empty: leave it unset")
         if not self.workdir:
             raise UserError("workdir is empty: name the directory that the run shall write to")
         for key in ("batch_size", "accum_steps", "scan_unroll", "keep"):
@@ -343,11 +347,14 @@ def from_recipe(
     """
     values = {k: v for k, v in dict(recipe).items()}
     if inherited_model is not None:
-        values["model"] = _merge_inherited(values.get("model", {}), user_set, inherited_model)
+        resize = values.get("tokenizer_change") == "resize"
+        values["model"] = _merge_inherited(values.get("model", {}), user_set, inherited_model, resize)
     return build(Config, values, "")
 
 
-def _merge_inherited(model: Mapping[str, Any], user_set: Collection[str], base: ModelConfig) -> dict[str, Any]:
+def _merge_inherited(
+    model: Mapping[str, Any], user_set: Collection[str], base: ModelConfig, resize: bool
+) -> dict[str, Any]:
     def merge(recipe: Mapping[str, Any], inherited: dict[str, Any], prefix: str) -> None:
         for key, have in inherited.items():
             name, want = f"{prefix}.{key}", dict(recipe).get(key)
@@ -357,8 +364,11 @@ def _merge_inherited(model: Mapping[str, Any], user_set: Collection[str], base: 
                 # Stretching the context is what init_from is for: these do not touch a weight's shape.
                 if key == "max_seq_len" or prefix == "model.rope_scaling" or key == "rope_theta":
                     inherited[key] = want
+                elif key == "vocab_size" and resize:
+                    inherited[key] = want or have
                 elif not (key in ("head_dim", "ffn_dim") and want == 0):
-                    raise UserError(f"{name}={want} contradicts init_from, whose model has {have}: leave it unset")
+                    way = ", or set --config.tokenizer_change=resize" if key == "vocab_size" else ""
+                    raise UserError(f"{name}={want} contradicts init_from, whose model has {have}: leave it unset{way}")
         inherited |= {key: value for key, value in dict(recipe).items() if key not in inherited}  # `build` objects
 
     merged = base.to_dict()

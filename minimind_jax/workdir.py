@@ -159,6 +159,23 @@ def load_model(path: str | Path, step: int | None = None) -> LoadedModel:
     """Reads a workdir's checkpoint (the last one, or `step`) or a Hugging Face directory.
 
     Raises:
+      UserError: what `load_params` raises, or its tokenizer is unusable or not the model's.
+    """
+    config, params, step = load_params(path, step)
+    tokenizer = load_tokenizer(str(tokenizer_directory(path)))
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{path}: its tokenizer has {tokenizer.vocab_size} entries but its model's vocab_size is "
+            f"{config.vocab_size}: they do not belong together; to train rows for the others, give train.py "
+            "--config.init_from this directory and --config.tokenizer_change=resize"
+        )
+    return LoadedModel(config, params, tokenizer, step, Path(path))
+
+
+def load_params(path: str | Path, step: int | None = None) -> tuple[ModelConfig, Params, int]:
+    """`load_model` without the tokenizer: the architecture, float32 numpy arrays, and the step.
+
+    Raises:
       UserError: no such directory, nothing in it, or no checkpoint of that step.
     """
     path = _existing(path)
@@ -171,18 +188,10 @@ def load_model(path: str | Path, step: int | None = None) -> LoadedModel:
         if step is not None and step not in steps:
             raise UserError(f"{path} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
         step = steps[-1] if step is None else step
-        params = read_params(workdir, step, config)
-    elif step is not None:
+        return config, read_params(workdir, step, config), step
+    if step is not None:
         raise UserError(f"{path} is a Hugging Face directory: it has no steps, leave --step away")
-    else:
-        step, params = 0, hf_format.read_params(path, config)
-    tokenizer = load_tokenizer(str(tokenizer_directory(path)))
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{path}: its tokenizer has {tokenizer.vocab_size} entries but its model's vocab_size is "
-            f"{config.vocab_size}: they do not belong together"
-        )
-    return LoadedModel(config, params, tokenizer, step, path)
+    return config, hf_format.read_params(path, config), 0
 
 
 def read_params(workdir: Workdir, step: int, config: ModelConfig) -> Params:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
-from minimind_jax.config import from_recipe
+from minimind_jax.config import Config, from_recipe
 from minimind_jax.data.inspect import print_rows
 from minimind_jax.errors import UserError, user_errors
 from minimind_jax.recipe import load_recipe
@@ -32,7 +33,22 @@ def main(argv: Sequence[str]) -> None:
     recipe, user_set = load_recipe([parser.prog, *recipe_flags])
     config = from_recipe(recipe, user_set)
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    print_rows(config, load_tokenizer(config.tokenizer), args.rows, console)
+    print_rows(config, load_tokenizer(_tokenizer_path(config, console)), args.rows, console)
+
+
+def _tokenizer_path(config: Config, console: Console) -> str:
+    """Of the tokenizer that training takes: `tokenizer`, else the begun run's own, else that of `init_from`."""
+    from minimind_jax.workdir import Workdir, tokenizer_directory  # JAX and Orbax take seconds
+
+    workdir = Workdir(Path(config.workdir))
+    if not config.tokenizer and workdir.steps():
+        return str(workdir.tokenizer)
+    if config.tokenizer or not config.init_from:
+        return config.tokenizer
+    if (Path(config.init_from) / "config.json").is_file():
+        return str(tokenizer_directory(config.init_from))
+    console.print(f"note: {config.init_from} is not there yet: read with the shipped tokenizer")
+    return ""
 
 
 if __name__ == "__main__":

@@ -179,8 +179,11 @@ class _Conversations:
         messages, context = record.conversation.messages, record.conversation.context
         if messages[0]["role"] == "assistant":
             self.notes["answer before the first question, not learnt"] += 1
-        self.notes["answer of weight 0, not learnt"] += len(context)
-        self.notes["answer in a sequence of its own: the chat template rewrites what was before it"] += n_sequences - 1
+        if context:
+            self.notes["answer of weight 0, not learnt"] += len(context)
+        if n_sequences > 1:
+            note = "answer in a sequence of its own: the chat template rewrites what was before it"
+            self.notes[note] += n_sequences - 1
 
 
 class _Pairs:

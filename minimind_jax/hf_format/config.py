@@ -134,6 +134,17 @@ def read_config(path: Path) -> ModelConfig:
     Raises:
       UserError: no or damaged config.json, an architecture or a feature that we do not have, wrong values.
     """
+    values, file = read_values(path), path / "config.json"
+    if is_minimind(values):
+        raise UserError(
+            f"{file} describes MiniMind's own class: make a workdir of it by `python -m convert.from_hf --model {path} "
+            "--out WORKDIR` and name that"
+        )
+    return parse_config(values, file)
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The content of a model directory's config.json. Raises UserError where it is missing or damaged."""
     file = path / "config.json"
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -143,6 +154,17 @@ def read_config(path: Path) -> ModelConfig:
         raise UserError(f"{file} is damaged: {e}") from None
     if not isinstance(values, dict):
         raise UserError(f"{file} is not a JSON object")
+    return values
+
+
+def is_minimind(values: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of MiniMind's class, which its own code defines; convert.from_hf reads it."""
+    named = values.get("architectures") or ["MiniMindForCausalLM" if values.get("model_type") == "minimind" else ""]
+    return named == ["MiniMindForCausalLM"]
+
+
+def parse_config(values: dict[str, Any], file: Path) -> ModelConfig:
+    """The architecture that the content of `file` describes. Raises UserError as `read_config`."""
     try:
         return _parse(values)
     except UserError as e:

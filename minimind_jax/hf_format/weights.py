@@ -24,6 +24,7 @@ DTYPES: dict[str, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16,
 MAX_SHARD_BYTES = 5 * 10**9  # of one file; transformers 4.5x's limit
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_PICKLED = "pytorch_model.bin"
 _SHARD = "model-{:05}-of-{:05}.safetensors"
 _READABLE = ("F32", "BF16", "F16")
 # Buffers that old Llama exports carry and transformers ignores: they follow from rope_theta.
@@ -64,7 +65,7 @@ def cast_params(params: Params, dtype: str) -> Params:
     def cast(path: tuple, leaf: Any) -> np.ndarray:
         wide, name = np.asarray(leaf), ".".join(key.key for key in path)
         if not np.isfinite(wide).all():
-            raise UserError(f"parameter {name} holds NaN or infinity: the model is broken, take an earlier --step")
+            raise UserError(f"parameter {name} holds NaN or infinity: take a workdir's earlier checkpoint by --step")
         with np.errstate(over="ignore"):
             narrow = wide.astype(DTYPES[dtype])
         if not np.isfinite(narrow).all():
@@ -167,6 +168,12 @@ def read_params(path: Path, config: ModelConfig) -> Params:
     return from_hf_tensors(get, config)
 
 
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Of every tensor in a model directory, by name. Raises UserError where its files cannot be opened."""
+    handles = map(_open, _weight_files(path))
+    return {name: tuple(handle.get_slice(name).get_shape()) for handle in handles for name in handle.keys()}  # noqa: SIM118
+
+
 def _weight_files(path: Path) -> dict[Path, set[str] | None]:
     """The files to open, each with the names that an index promises in it (None = no index)."""
     index = path / _INDEX
@@ -175,8 +182,11 @@ def _weight_files(path: Path) -> dict[Path, set[str] | None]:
     if not index.is_file():
         others = sorted(p.name for pattern in ("*.bin", "*.pth", "*.pt", "*.gguf") for p in path.glob(pattern))
         found = f"; {_some(others)} cannot be read" if others else ""
-        if any(name.endswith((".bin", ".pth", ".pt")) for name in others):
-            found += " here: `python -m convert.from_torch` reads PyTorch files"
+        if _PICKLED in others:
+            found += f" here: `python -m convert.from_hf --model {path} --out WORKDIR` reads {_PICKLED}"
+        elif states := [name for name in others if name.endswith((".pth", ".pt"))]:
+            command = f"python -m convert.from_torch --weights {path / states[0]} --tokenizer {path} --out WORKDIR"
+            found += f" here: `{command}` reads MiniMind's state dicts"
         raise UserError(f"{path} has neither {_SINGLE} nor {_INDEX}{found}")
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]

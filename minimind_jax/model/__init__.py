@@ -14,6 +14,7 @@ from minimind_jax.model.transformer import (
     param_partition_specs,
     unstack_layers,
 )
+from minimind_jax.model.vocabulary import resize_vocabulary
 
 __all__ = [
     "AttentionFn",
@@ -28,6 +29,7 @@ __all__ = [
     "output_matrix",
     "param_partition_specs",
     "pick_attention",
+    "resize_vocabulary",
     "unstack_layers",
     "xla_attention",
 ]

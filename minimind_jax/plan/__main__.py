@@ -58,12 +58,19 @@ def main(argv: Sequence[str]) -> None:
 
 def _config(recipe: Any, user_set: set[str]) -> tuple[Config, str]:
     """The checked config and a remark. An `init_from` that is not there yet leaves the recipe's own architecture."""
-    from minimind_jax.workdir import model_config
+    from minimind_jax.tokenizer import load_tokenizer
+    from minimind_jax.training.vocabulary import fit_vocabulary
+    from minimind_jax.workdir import model_config, tokenizer_directory
 
     source = recipe["init_from"]
     if source and not (Path(source) / "config.json").is_file():
         return from_recipe(recipe), f"note: {source} is not there yet: planned with the recipe's own model"
-    return from_recipe(recipe, user_set, model_config(source) if source else None), ""
+    config = from_recipe(recipe, user_set, model_config(source) if source else None)
+    if config.tokenizer_change == "resize":
+        tokenizer = load_tokenizer(config.tokenizer or str(tokenizer_directory(source)))
+        config, note = fit_vocabulary(config, tokenizer, recipe, user_set)
+        return config, f"note: {note}" if note else ""
+    return config, ""
 
 
 def _report(plan: Plan, config: Config, mfu: float) -> list[str]:

@@ -29,6 +29,7 @@ _FILES = (
     "merges.txt",
     "tokenizer.model",
 )
+_TEMPLATES = "additional_chat_templates"  # a directory of NAME.jinja beside chat_template.jinja
 
 # GPT-2's byte-level BPE writes printable bytes as themselves, the others as the characters from U+0100 on.
 _PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -55,10 +56,14 @@ class Tokenizer:
 
     Attributes:
       path: the directory.
-      added_ids: ids of the added tokens, which are found in a text before anything else.
+      added_tokens: those that stand apart from the vocabulary, control tokens among them: id by text. They are found
+        in a text before anything else.
+      added_ids: their ids.
       vocab_size: the highest id + 1, added tokens included: rows that an embedding needs.
+      is_byte_level: whether entries are written in GPT-2's alphabet of bytes.
       pad_id, bos_id, eos_id: pad and bos fall back to eos where the directory names none (Qwen3 has no bos).
       control_tokens: ids of the control tokens by their text, also of pad, bos and eos.
+      config: tokenizer_config.json over special_tokens_map.json, as they stand there.
       template_source: text of the chat templates by name, "default" being the usual one.
       neutralizer: breaks up what looks like a control token.
       unk_id: None where nothing is unknown, as with byte-level BPE.
@@ -85,13 +90,14 @@ class Tokenizer:
         self._plain.encode_special_tokens = True  # as ordinary text
         self._check_plain(spec, control)
 
-        self.added_ids = {token["id"] for token in added}
+        self.added_tokens = {token["content"]: token["id"] for token in added}
+        self.added_ids = set(self.added_tokens.values())
         decoder = self._rendered.decoder
-        self._is_byte_level = decoder is not None and decoder.decode(["Ġa"]) == " a"
+        self.is_byte_level: bool = decoder is not None and decoder.decode(["Ġa"]) == " a"
 
-        config = self._read_config()
-        self._special = _special_tokens(config)
-        self.template_source = _template_source(path, config)
+        self.config = self._read_config()
+        self._special = _special_tokens(self.config)
+        self.template_source = _template_source(path, self.config)
         self.neutralizer = Neutralizer({t["content"] for t in control} | set(self._special.values()))
         self.vocab_size: int = max(self._rendered.get_vocab(with_added_tokens=True).values()) + 1
         eos_id = self._special_id("eos_token")
@@ -110,6 +116,21 @@ class Tokenizer:
         digest = hashlib.sha256(content.encode())
         digest.update(json.dumps([self.template_source, self.pad_id, self.bos_id, self.eos_id]).encode())
         self.fingerprint: str = digest.hexdigest()
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """The id of every entry, added tokens included, written as in tokenizer.json."""
+        return self._rendered.get_vocab(with_added_tokens=True)
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """The named ones, text by name ("eos_token")."""
+        return self._special
+
+    @cached_property
+    def rules(self) -> str:
+        """Identifies all that maps text to ids: entries, merges, normalisation, and which tokens are added ones."""
+        return hashlib.sha256(self._rendered.to_str().encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain content; nothing is added. Text that looks like a control token stays ordinary text.
@@ -142,7 +163,7 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes | None:
         """The bytes of a token, often a part of a character only; None if it is none of a byte-level tokenizer's."""
         token = self._rendered.id_to_token(token_id) if token_id >= 0 else None
-        if token is None or not self._is_byte_level:
+        if token is None or not self.is_byte_level:
             return None
         if token_id in self.added_ids or not _BYTE_OF_SYMBOL.keys() >= set(token):
             return token.encode()
@@ -208,7 +229,10 @@ class Tokenizer:
         target.mkdir(parents=True, exist_ok=True)
         if target.resolve() == self.path.resolve():
             return
-        for name in _FILES:
+        templates = [f"{_TEMPLATES}/{file.name}" for file in _template_files(self.path)]
+        if templates:
+            (target / _TEMPLATES).mkdir(exist_ok=True)
+        for name in (*_FILES, *templates):
             if (self.path / name).is_file():
                 shutil.copyfile(self.path / name, target / name)
 
@@ -310,16 +334,27 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _template_source(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Template text by name, "default" being the usual one; the file wins over the config, as in transformers."""
-    text = _read_text(path / "chat_template.jinja")
-    if text is not None:
-        return {"default": text}
+    """Template text by name, "default" being the usual one; files win over the config, as in transformers."""
+    files = {file.name.removesuffix(".jinja"): file for file in _template_files(path)}
+    found = {name: _read_text(file) for name, file in ({"default": path / "chat_template.jinja"} | files).items()}
+    if written := {name: text for name, text in found.items() if text is not None}:
+        return written
     template = config.get("chat_template")
     if isinstance(template, str):
         return {"default": template}
-    if isinstance(template, list):
-        return {entry["name"]: entry["template"] for entry in template}
-    return {}
+    if not isinstance(template, list):
+        return {}
+    try:
+        return {str(entry["name"]): str(entry["template"]) for entry in template}
+    except (TypeError, KeyError):
+        raise UserError(
+            f"{path / 'tokenizer_config.json'}: chat_template is neither a text nor a list of name and template: "
+            "write it to chat_template.jinja instead"
+        ) from None
+
+
+def _template_files(path: Path) -> list[Path]:
+    return sorted((path / _TEMPLATES).glob("*.jinja"))
 
 
 def _read_text(path: Path) -> str | None:

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from minimind_jax import workdir as workdirs
 from minimind_jax.config import Config
 from minimind_jax.data import RowSource
 from minimind_jax.data.rows import step_row_ids
@@ -33,6 +32,7 @@ from minimind_jax.training.step import (
     make_forward,
     make_train_step,
 )
+from minimind_jax.training.vocabulary import load_initial
 from minimind_jax.workdir import Workdir
 
 
@@ -48,6 +48,7 @@ class Job:
     total_steps: int
     total_rows: int | None  # rows of all epochs; None where `steps` decides
     total_steps_before: int  # what the workdir's run aimed at so far
+    note: str = ""  # what the user should know of the tokenizer
 
     @cached_property
     def layout(self) -> Layout:
@@ -74,7 +75,7 @@ def initial_state(job: Job, checkpointer: Checkpointer, start: int) -> tuple[Tra
         target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
         return checkpointer.restore(target, start)
     if job.config.init_from:
-        loaded = workdirs.load_model(job.config.init_from).params
+        loaded = load_initial(job.config, job.tokenizer)
         params = jax.tree.map(
             lambda p, s: jax.make_array_from_callback(p.shape, s, lambda index: p[index]), loaded, shardings["params"]
         )

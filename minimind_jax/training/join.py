@@ -60,7 +60,7 @@ def find_place(config: DistributedConfig) -> Place | None:
     missing = [f"distributed.{key}" for key, value in values.items() if value is None]
     if coordinator is None or count is None or index is None:
         raise UserError(
-            f"several processes need {' and '.join(missing)} too: set coordinator=HOST:PORT of process 0, "
+            f"several processes need {' and '.join(missing)} too: set distributed.coordinator=HOST:PORT of process 0, "
             "num_processes and process_id (0 to num_processes - 1), or start them by srun"
         )
     if count < 1 or not 0 <= index < count:

@@ -38,6 +38,8 @@ def announce(console: TrainingConsole, job: Job) -> None:
         f"model      {c.model.dim} x {c.model.n_layers}, {count_params(c.model) / 1e6:.1f} M parameters, "
         f"vocabulary {c.model.vocab_size}"
     )
+    if job.note:
+        console.say(f"tokenizer  {job.note}")
     real = job.rows.n_tokens / (job.rows.rows_per_epoch * job.rows.seq_len)
     console.say(
         f"data       {job.rows.n_docs:,} {DOCUMENTS_OF_STAGE[c.stage]} in {job.rows.rows_per_epoch:,} rows of "

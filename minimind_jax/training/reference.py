@@ -23,7 +23,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from minimind_jax import workdir as workdirs
 from minimind_jax.config import token_cache
 from minimind_jax.data import PairRows
 from minimind_jax.data.dpo import MAX_PAIRS
@@ -37,6 +36,7 @@ from minimind_jax.training.job import Job
 from minimind_jax.training.layout import ROWS
 from minimind_jax.training.mesh import batch_sharding, put_rows, replicated, state_shardings
 from minimind_jax.training.step import compute_dtype, make_forward
+from minimind_jax.training.vocabulary import load_initial
 
 _FLUSH_SECONDS = 10.0
 
@@ -53,7 +53,7 @@ def attach_reference(job: Job, begun: bool) -> None:
 
     @cache
     def weights() -> tuple[Params, str]:  # read where they are needed, and once
-        params = workdirs.load_model(job.config.init_from).params
+        params = load_initial(job.config, job.tokenizer)
         return params, digest(params)
 
     for rows in (job.rows, job.val_rows):

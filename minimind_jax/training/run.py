@@ -27,7 +27,8 @@ from minimind_jax.training.mesh import check_divisible, make_mesh
 from minimind_jax.training.reference import attach_reference, digest
 from minimind_jax.training.step import compute_dtype
 from minimind_jax.training.trackers import check_trackers
-from minimind_jax.workdir import TRAINED_KEY, Workdir
+from minimind_jax.training.vocabulary import fit_vocabulary, load_initial
+from minimind_jax.workdir import TRAINED_KEY, Workdir, read_metrics
 
 
 def run(recipe: Mapping[str, Any], user_set: Collection[str] = ()) -> None:
@@ -58,7 +59,12 @@ def _run(recipe: Mapping[str, Any], user_set: Collection[str]) -> None:
     # Raises where it cannot be. Processes on unlike cards must not build different programs.
     attention = pick_attention(config.attention, config.model, compute_dtype(config), packed=True)
     processes.check_same({"attention": attention.name})
-    tokenizer = open_tokenizer(config, source)
+    # One that logged steps and saved none has a tokenizer too, and must be the same run.
+    has_tokenizer = begun or processes.from_first(lambda: bool(read_metrics(workdir)))
+    tokenizer, note = open_tokenizer(config, workdir if has_tokenizer else None), ""
+    if config.init_from and not begun:
+        config, note = fit_vocabulary(config, tokenizer, recipe, user_set)
+    check_room(tokenizer, config)
     with processes.first_alone(token_cache(config.data.cache_dir)):
         rows, val_rows = open_rows(config, tokenizer)
     total_rows = count_rows(config.epochs, rows.rows_per_epoch)
@@ -68,7 +74,7 @@ def _run(recipe: Mapping[str, Any], user_set: Collection[str]) -> None:
     processes.check_same(own_identity)
     processes.from_first(lambda: check_same_run(workdir, own_identity))  # before the lock creates anything
     if config.init_from and not begun:
-        _check_weights(config.init_from)
+        _check_weights(config, tokenizer)
     with locked(workdir):
         before = processes.from_first(lambda: check_same_run(workdir, own_identity))
         if not processes.share(workdir.path):
@@ -87,6 +93,7 @@ def _run(recipe: Mapping[str, Any], user_set: Collection[str]) -> None:
             total_steps=total_steps,
             total_rows=None if config.steps else total_rows,
             total_steps_before=before["total_steps"] if before else total_steps,
+            note=note,
         )
         done = processes.from_first(lambda: max(workdir.steps(), default=0))
         if processes.first() and done < total_steps:
@@ -108,9 +115,9 @@ def _run(recipe: Mapping[str, Any], user_set: Collection[str]) -> None:
             raise check_memory_error(e) from e
 
 
-def _check_weights(init_from: str) -> None:
+def _check_weights(config: Config, tokenizer: Tokenizer) -> None:
     """Raises UserError where they cannot be read, or are not the same for all processes; and lets go of them."""
-    weights = workdirs.load_model(init_from).params
+    weights = load_initial(config, tokenizer)
     if processes.count() > 1:
         processes.check_same({"init_from.weights": digest(weights)})
 
@@ -123,20 +130,26 @@ def _decisive(config: Config) -> dict[str, Any]:
     return recipe | cache | {"jax": jax.__version__}
 
 
-def open_tokenizer(config: Config, source: str) -> Tokenizer:
-    """The run's tokenizer: `tokenizer`, else with `init_from` that of `source`, else the shipped one.
+def open_tokenizer(config: Config, own: Workdir | None) -> Tokenizer:
+    """The run's tokenizer: `tokenizer`, else that of its own workdir, else that of `init_from`, else the shipped one.
 
-    Raises UserError if its vocabulary does not fit the model's.
+    Args:
+      own: None for a run that has not begun.
     """
-    path = config.tokenizer or (str(workdirs.tokenizer_directory(source)) if config.init_from else "")
-    tokenizer = load_tokenizer(path)
+    if not config.tokenizer and own:
+        return load_tokenizer(str(own.tokenizer))
+    source = str(workdirs.tokenizer_directory(config.init_from)) if config.init_from else ""
+    return load_tokenizer(config.tokenizer or source)
+
+
+def check_room(tokenizer: Tokenizer, config: Config) -> None:
+    """Raises UserError if the model has fewer rows than the tokenizer entries."""
     if tokenizer.vocab_size > config.model.vocab_size:
         raise UserError(
             f"tokenizer {tokenizer.path} has {tokenizer.vocab_size} entries, more than model.vocab_size="
             f"{config.model.vocab_size}: set --config.model.vocab_size={tokenizer.vocab_size} (or a larger multiple "
             "of 128), or take the tokenizer that belongs to the model"
         )
-    return tokenizer
 
 
 def make_objective(config: Config) -> Objective:

@@ -206,7 +206,7 @@ def test_the_command_is_float16_and_names_the_flags_that_bring_it_back(workdir, 
     done = command("-m", "convert.to_torch", "--model", workdir, "--out", tmp_path / "m.pth")
     assert done.returncode == 0, done.stderr
     assert f"{tmp_path}/m.pth: float16, step 0 of {workdir}; read back and equal\n" in done.stdout
-    assert "--tokenizer DIR --rope-theta 12345.678 --max-seq-len 512\n" in done.stdout
+    assert f"--tokenizer {workdir}/tokenizer --rope-theta 12345.678 --max-seq-len 512\n" in done.stdout
     assert "warning: the file cannot hold the model's rope_scaling" in done.stderr
     assert command("-m", "convert.to_torch", "--model", workdir, "--out", tmp_path / "m.pth").returncode == 1
 

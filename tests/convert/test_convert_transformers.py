@@ -158,6 +158,8 @@ def test_what_transformers_reads_otherwise_is_named(spoil, asked, tmp_path):
         ({}, None),
         ({"problem": "lm_head.weight unexpected keys"}, r"does not load the export as it is \(lm_head\.weight unexp"),
         ({"token_ids": [1]}, "makes other tokens of .Snow"),
+        ({"marked_ids": [1]}, "makes other tokens of the exported tokenizer's added ones"),
+        ({"rendered": "Hi"}, "renders .*Hi.* otherwise"),
         ({"eos_id": [2, 3]}, r"ends answers with token \[2, 3\]"),
         ({"scale": 1 + 3e-5}, "computes other logits from the export: they differ by 3"),
         ({"scale": np.nan}, "computes other logits"),
@@ -171,7 +173,14 @@ def test_whatever_differs_is_named(spoil, named, asked, tmp_path, monkeypatch):
     def answer(request):
         ours = transformers_check.own_logits(LLAMA, model.params, np.array(request["tokens"]))
         np.save(request["logits"], ours[spoil.get("drop", 0) :] * spoil.get("scale", 1 + 1e-6))
-        good = {"version": "9", "problem": "", "token_ids": model.tokenizer.encode(request["text"]), "eos_id": 2}
+        good = {
+            "version": "9",
+            "problem": "",
+            "token_ids": model.tokenizer.encode(request["text"]),
+            "marked_ids": model.tokenizer.encode_rendered(request["marked"]),
+            "rendered": model.tokenizer.apply_chat_template(request["messages"]),
+            "eos_id": 2,
+        }
         return good | spoil
 
     monkeypatch.setattr(transformers_check, "_ask", answer)

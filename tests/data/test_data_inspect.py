@@ -4,6 +4,8 @@ import gzip
 import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,12 @@ import numpy as np
 import pytest
 from data_helpers import ByteTokenizer, save_tokenizer, write_jsonl
 from rich.console import Console
+from tokenizer_variants import write_variant
 
 from minimind_jax.config import Config, DataConfig, ModelConfig, OptimConfig
 from minimind_jax.data.inspect import print_rows, render_row
+from minimind_jax.tokenizer.load import SHIPPED, load_tokenizer
+from minimind_jax.workdir import Workdir
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,6 +151,33 @@ def test_the_command(tmp_path: Path) -> None:
         1,
         "error: data.path: nowhere.jsonl does not exist: set --config.data.path=FILE.jsonl\n",
     )
+
+
+def test_the_tokenizer_is_the_one_that_training_takes(tmp_path: Path) -> None:
+    """`tokenizer`, else the begun run's own, else that of `init_from`: each cuts the text into other tokens."""
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(RECIPE)
+    path = write_jsonl(tmp_path / "a.jsonl", ["the sea was calm"])
+    own, theirs, named = (write_variant(tmp_path / f"{n}", n_merges=n) for n in (0, 20, 2000))
+    lengths = [len(load_tokenizer(str(d)).encode("the sea was calm")) + 2 for d in (own, theirs, named)]
+    assert len(set(lengths)) == 3
+    shutil.copyfile(SHIPPED / "tokenizer_config.json", theirs / "config.json")  # any config.json: a model directory
+    flags = [f"--config={recipe}", f"--config.data.cache_dir={tmp_path / 'cache'}", f"--config.data.path={path}"]
+
+    def n_tokens(*more: str) -> int:
+        result = run_inspect(*flags, *more)
+        assert result.returncode == 0, result.stderr
+        return int(re.findall(r"1 sequences, (\d+) tokens", result.stdout)[0])
+
+    begun = Workdir(tmp_path / "run")
+    (begun.checkpoints / "4").mkdir(parents=True)
+    shutil.copytree(own, begun.tokenizer)
+    init_from, workdir = f"--config.init_from={theirs}", f"--config.workdir={begun.path}"
+    assert n_tokens(init_from, workdir, f"--config.tokenizer={named}") == lengths[2]
+    assert n_tokens(init_from, workdir) == lengths[0]
+    assert n_tokens(init_from) == lengths[1]
+    result = run_inspect(*flags, "--config.init_from=later")
+    assert "note: later is not there yet: read with the shipped tokenizer" in result.stdout
 
 
 def test_the_data_room_does_not_need_jax() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tokenizer_variants import write_variant
 
 from minimind_jax.config import from_recipe
 from minimind_jax.errors import UserError
@@ -15,7 +17,9 @@ from minimind_jax.model import count_params
 from minimind_jax.plan.__main__ import main
 from minimind_jax.plan.plan import make_plan
 from minimind_jax.recipe import load_recipe
+from minimind_jax.tokenizer import load_tokenizer
 from minimind_jax.training.flops import flops_per_token
+from minimind_jax.workdir import Workdir
 
 REPOSITORY = Path(__file__).parents[2]
 PRETRAIN = f"--config={REPOSITORY / 'configs' / 'pretrain.py'}"
@@ -84,6 +88,21 @@ def test_an_init_from_that_is_there_gives_the_architecture(tmp_path: Path, capsy
     out = capsys.readouterr().out
     assert "1024 x 16, 183.8 M parameters" in out
     assert f"note: {tmp_path / 'later'} is not there yet: planned with the recipe's own model" in out
+
+
+def test_a_vocabulary_that_will_be_resized_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    sft = f"--config={REPOSITORY / 'configs' / 'sft_512.py'}"
+    base = from_recipe(load_recipe(["plan", f"{PRETRAIN}:tiny"])[0]).model
+    workdir = Workdir(tmp_path / "run")
+    workdir.checkpoints.mkdir(parents=True)
+    workdir.write_config({"model": base.to_dict()})
+    load_tokenizer().save(workdir.tokenizer)
+    small = write_variant(tmp_path / "small", n_merges=1728)
+    flags = [sft, f"--config.init_from={workdir.path}", f"--config.tokenizer={small}", "--devices=8"]
+    main([*flags, "--config.tokenizer_change=resize"])
+    out = capsys.readouterr().out
+    assert f"{count_params(dataclasses.replace(base, vocab_size=2048)) / 1e6:.1f} M parameters" in out
+    assert "from 6400 to 2048 rows: 2000 of 2000 tokens keep theirs" in out
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,11 @@ def test_one_task_of_a_larger_allocation_is_one_process(clean, capsys):
     ],
 )
 def test_half_a_configuration_is_one_sentence(clean, config, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as error:
         join.find_place(config)
+    if "too" in message:
+        assert "set distributed.coordinator=HOST:PORT of process 0, num_processes and process_id" in str(error.value)
+    assert join.find_place(DistributedConfig("node1:1234", 2, 1)) == join.Place("node1", 1234, 2, 1)
 
 
 def test_values_come_from_flags_first_and_then_from_the_environment(clean):

@@ -15,6 +15,7 @@ import numpy as np
 import processes_helpers as ph
 import pytest
 import training_helpers as th
+from tokenizer_variants import write_variant
 
 from minimind_jax import workdir as workdirs
 from minimind_jax.config import DataConfig, DistributedConfig
@@ -116,6 +117,19 @@ def test_sharded_parameters(tmp_path, corpus, cache, one_process, devices, layou
         th.assert_same_checkpoint(workdir, alone, STEPS)
     else:  # gloo adds the sums of two processes, one process adds those of four devices: float32 rounding
         assert_equal_but_for_rounding(workdir, alone, STEPS)
+
+
+@pytest.mark.slow
+def test_a_resized_vocabulary(tmp_path, corpus, cache, one_process):
+    base, small = tmp_path / "base", write_variant(tmp_path / "small", n_merges=1728, shuffle=1)
+    th.run_here(*th.overrides(base, corpus, steps=2))
+    values = {"init_from": base, "tokenizer": small, "tokenizer_change": "resize"}
+    layout = {"mesh__data": 1, "mesh__fsdp": 2}
+    said = ph.succeed(ph.start(cache, th.overrides(tmp_path / "run", corpus, **values | layout)))
+    assert sum("resized from 6400 to 2048 rows" in line for line in said) == 1
+    alone = one_process(**values | layout)
+    assert without_rates(tmp_path / "run") == without_rates(alone)
+    th.assert_same_checkpoint(tmp_path / "run", alone, STEPS)
 
 
 @pytest.mark.slow
