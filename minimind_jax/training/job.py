@@ -74,7 +74,7 @@ def initial_state(job: Job, checkpointer: Checkpointer, start: int) -> tuple[Tra
         target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
         return checkpointer.restore(target, start)
     if job.config.init_from:
-        loaded = workdirs.load_model(job.config.init_from).params
+        loaded = workdirs.load_init(job.config.init_from).params
         params = jax.tree.map(
             lambda p, s: jax.make_array_from_callback(p.shape, s, lambda index: p[index]), loaded, shardings["params"]
         )

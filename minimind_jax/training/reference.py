@@ -53,7 +53,7 @@ def attach_reference(job: Job, begun: bool) -> None:
 
     @cache
     def weights() -> tuple[Params, str]:  # read where they are needed, and once
-        params = workdirs.load_model(job.config.init_from).params
+        params = workdirs.load_init(job.config.init_from).params
         return params, digest(params)
 
     for rows in (job.rows, job.val_rows):
