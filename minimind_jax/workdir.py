@@ -94,9 +94,15 @@ class Workdir:
             values = json.loads(self.config.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{self.path} is not a workdir: it has no config.json") from None
-        except ValueError as e:
+        except OSError as e:
+            raise UserError(f"{self.config} cannot be read: {e.strerror}") from None
+        except (ValueError, RecursionError) as e:
             raise UserError(f"{self.config} is damaged ({e}): restore it, or train into a new workdir") from None
-        if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION or "model" not in values:
+        if (
+            not isinstance(values, dict)
+            or values.get("format_version") != FORMAT_VERSION
+            or not isinstance(values.get("model"), dict)
+        ):
             raise UserError(f"{self.config} was not written by this version (format_version {FORMAT_VERSION})")
         return values
 
@@ -127,15 +133,19 @@ def write_atomically(path: Path, text: str) -> None:
 
 def read_metrics(workdir: Workdir) -> list[dict[str, Any]]:
     """All complete lines of metrics.jsonl, [] if there is none. Raises UserError for a damaged line."""
-    if not workdir.metrics.exists():
+    try:
+        content = workdir.metrics.read_bytes()
+    except FileNotFoundError:
         return []
-    *complete, _ = workdir.metrics.read_bytes().split(b"\n")  # a killed run may leave half a line at the end
+    except OSError as e:
+        raise UserError(f"{workdir.metrics} cannot be read: {e.strerror}") from None
+    *complete, _ = content.split(b"\n")  # a killed run may leave half a line at the end
     lines = []
     for number, text in enumerate(complete, 1):
         try:
             line = json.loads(text)
-            line["step"]
-        except (ValueError, TypeError, KeyError):
+            line["step"] + 0
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise UserError(f"{workdir.metrics}:{number} is damaged: delete this line, or mend it") from None
         lines.append(line)
     return lines

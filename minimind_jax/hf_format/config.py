@@ -139,7 +139,7 @@ def read_config(path: Path) -> ModelConfig:
         values = json.loads(file.read_text(encoding="utf-8"))
     except OSError as e:
         raise UserError(f"{file} cannot be read: {e.strerror}") from None
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f"{file} is damaged: {e}") from None
     if not isinstance(values, dict):
         raise UserError(f"{file} is not a JSON object")
