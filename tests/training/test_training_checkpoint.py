@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from pathlib import Path
 
 import jax
@@ -11,6 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 from step_helpers import MODEL, assert_identical, compiled, snapshot
 
+from minimind_jax import checkpoint_files
 from minimind_jax.errors import UserError
 from minimind_jax.training.checkpoint import Checkpointer
 from minimind_jax.training.job import make_batch
@@ -117,6 +120,21 @@ def test_a_landmark_stays(tmp_path: Path):
             checkpointer.save(state, step, {})
             checkpointer.wait()
     assert workdir.steps() == [5, 10, 15]
+
+
+def test_a_disk_that_fills_up_with_the_checksums_leaves_no_checkpoint(tmp_path: Path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    workdir, state = Workdir(tmp_path), compiled(1, 1, 2).state()
+    with contextlib.closing(Checkpointer(workdir, keep=2)) as checkpointer:
+        checkpointer.save(state, 5, {})
+        checkpointer.wait()
+        monkeypatch.setattr(checkpoint_files, "write_checksums", full)
+        checkpointer.save(state, 10, {})
+        with pytest.raises(OSError) as caught:
+            checkpointer.wait()
+    assert caught.value.errno == errno.ENOSPC and workdir.steps() == [5]
 
 
 def test_a_checkpoint_of_another_model_is_told(saved: tuple[Workdir, dict], tmp_path: Path):
