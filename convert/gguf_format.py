@@ -27,9 +27,12 @@ TYPES = {
     "f16": (TensorType.F16, gguf.LlamaFileType.MOSTLY_F16),
     "bf16": (TensorType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
     "q8_0": (TensorType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
+    "q5_1": (TensorType.Q5_1, gguf.LlamaFileType.MOSTLY_Q5_1),
+    "q4_0": (TensorType.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
 }
 _DTYPES = {TensorType.F32: np.float32, TensorType.F16: np.float16, TensorType.BF16: ml_dtypes.bfloat16}
-_Q8_BLOCK = 32  # values of a row that share a scale
+BLOCK = 32  # values of a row that share a scale, in all types with one
+_WIDE = {"token_embd", "output"}  # rows of the vocabulary: 8 bits where the others have fewer, as llama.cpp's own
 _VALUE_TYPES = {
     bool: gguf.GGUFValueType.BOOL,
     int: gguf.GGUFValueType.UINT32,
@@ -57,13 +60,13 @@ class Tensor:
 
 
 def tensors(params: Params, config: ModelConfig, type_name: str) -> list[Tensor]:
-    """What the file of a model holds. Vectors stay f32; rows that q8_0's blocks do not fill are f16."""
+    """What the file of a model holds. Vectors stay f32; rows that are no whole number of blocks are f16."""
     architecture = gguf.MODEL_ARCH.QWEN3 if config.qk_norm else gguf.MODEL_ARCH.LLAMA
     names = gguf.get_tensor_name_map(architecture, config.n_layers)
     result = []
     for hf_name, value in hf_format.to_hf_tensors(params, config).items():
-        name = names.get_name(hf_name.removesuffix(".weight"))
-        result.append(Tensor(f"{name}.weight", value, _tensor_type(value, type_name), _heads(hf_name, config)))
+        name = names.get_name(hf_name.removesuffix(".weight")) or ""
+        result.append(Tensor(f"{name}.weight", value, _tensor_type(name, value, type_name), _heads(hf_name, config)))
     return result
 
 
@@ -122,7 +125,7 @@ def write(path: Path, values: Mapping[str, Any], content: list[Tensor]) -> None:
 
 
 def verify(path: Path, values: Mapping[str, Any], content: list[Tensor]) -> None:
-    """Reads a file back and compares all of it: bit by bit after the cast, or within the rounding of q8_0.
+    """Reads a file back and compares all of it: bit by bit after the cast, or within the rounding of blocks.
 
     Raises:
       UserError: the first thing that differs.
@@ -152,19 +155,22 @@ def _heads(hf_name: str, config: ModelConfig) -> int:
     return {"q_proj": config.n_heads, "k_proj": config.n_kv_heads}.get(hf_name.split(".")[-2], 0)
 
 
-def _tensor_type(value: np.ndarray, type_name: str) -> TensorType:
+def _tensor_type(name: str, value: np.ndarray, type_name: str) -> TensorType:
     if value.ndim == 1:
         return TensorType.F32
-    if type_name == "q8_0" and value.shape[1] % _Q8_BLOCK:
+    kind = TYPES[type_name][0]
+    if kind in _DTYPES:
+        return kind
+    if value.shape[1] % BLOCK:
         return TensorType.F16
-    return TYPES[type_name][0]
+    return TensorType.Q8_0 if name in _WIDE else kind
 
 
 def _encode(tensor: Tensor) -> np.ndarray:
     value = tensor.value
     if heads := tensor.interleaved_heads:
         value = np.ascontiguousarray(value.reshape(heads, 2, -1, value.shape[1]).swapaxes(1, 2)).reshape(value.shape)
-    if tensor.type == TensorType.Q8_0:
+    if tensor.type not in _DTYPES:
         return gguf.quants.quantize(value, tensor.type)
     narrow = _cast(value, tensor.type)
     return narrow.view(np.uint8) if tensor.type == TensorType.BF16 else narrow
@@ -174,23 +180,34 @@ def _equal(tensor: Tensor, found: gguf.ReaderTensor) -> bool:
     live = tensor.value
     if tuple(found.shape[::-1]) != live.shape:
         return False
-    exact = tensor.type != TensorType.Q8_0
     value = gguf.quants.dequantize(found.data, tensor.type)
     if heads := tensor.interleaved_heads:
         value = value.reshape(heads, -1, 2, live.shape[1]).swapaxes(1, 2).reshape(live.shape)
-    if exact:
+    if tensor.type in _DTYPES:
         expected = _cast(live, tensor.type).astype(np.float32)
         return np.array_equal(np.ascontiguousarray(value).view(np.uint32), expected.view(np.uint32))
-    error = np.abs(value - live).reshape(-1, _Q8_BLOCK)
-    return bool((error <= _q8_rounding(live)).all())
+    error = np.abs(value - live).reshape(-1, BLOCK)
+    return np.array_equal(found.data, _encode(tensor)) and bool((error <= _rounding(live, tensor.type)).all())
 
 
 def _cast(value: np.ndarray, kind: TensorType) -> np.ndarray:
     return value.astype(_DTYPES[kind])
 
 
-def _q8_rounding(live: np.ndarray) -> np.ndarray:
-    """The largest error of q8_0, (blocks, 1): half a step, and what float16 takes from the scale, up to 127 times."""
-    step = np.abs(live).reshape(-1, _Q8_BLOCK).max(axis=1, keepdims=True) / 127
+def _rounding(live: np.ndarray, kind: TensorType) -> np.ndarray:
+    """The largest error of a value in each block, (blocks, 1): of the nearest level, and of a scale in float16."""
+    blocks = live.reshape(-1, BLOCK)
+    largest = np.abs(blocks).max(axis=1, keepdims=True)
+    if kind == TensorType.Q5_1:  # 32 levels from the smallest value to the largest
+        steps, share, scaled = 31, 0.501, np.ptp(blocks, axis=1, keepdims=True)
+    elif kind == TensorType.Q4_0:  # -8 to 7 times the scale: the largest value is a level, its negative is none
+        steps, share, scaled = 8, 1.001, largest
+    else:
+        steps, share, scaled = 127, 0.5001, largest
     half = np.finfo(np.float16)
-    return 0.5001 * step + 127 * np.maximum(step * float(half.eps) / 2, float(half.smallest_subnormal) / 2)
+
+    def cast(value: np.ndarray) -> np.ndarray:
+        return np.maximum(value * float(half.eps) / 2, float(half.smallest_subnormal) / 2)
+
+    step = scaled / steps
+    return share * step + steps * cast(step) + (cast(largest) if kind == TensorType.Q5_1 else 0)

@@ -4,7 +4,8 @@
                               [--modelfile] [--force]
 
 Tokenizer and chat template are in the file. Every export is read back and compared with the model before
-FILE.gguf appears: exactly, or within the rounding of q8_0.
+FILE.gguf appears: exactly, or within the rounding of q8_0, q5_1 and q4_0. These two keep the embedding and the output
+layer in q8_0.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gguf import GGMLQuantizationType as TensorType
+
 from convert import gguf_format
 from convert.gguf_tokenizer import vocabulary
 from convert.ollama import modelfile
@@ -24,14 +27,14 @@ from minimind_jax.errors import UserError, user_errors
 from minimind_jax.long_context import add_yarn_options, apply_yarn_options
 from minimind_jax.workdir import LoadedModel, load_model, write_atomically
 
-# The dtype whose range the weights must keep to. q8_0 has float16 scales, and falls back to float16.
-_RANGES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "float16"}
+# The dtype whose range the weights must keep to. The others have float16 scales, and fall back to float16.
+_RANGES = {"f32": "float32", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True)
 class Exported:
     architecture: str  # llama | qwen3
-    fallbacks: list[str]  # matrices that are f16 because q8_0's blocks of 32 do not fill their rows
+    fallbacks: list[str]  # matrices that are f16 because blocks of 32 do not fill their rows
     caveat: str  # what llama.cpp does differently all the same; "" where nothing
 
 
@@ -41,7 +44,7 @@ def export(
     """Writes `model` to the file `out` and verifies it.
 
     Args:
-      type_name: of the matrices: f32 | f16 | bf16 | q8_0. Vectors stay float32.
+      type_name: of the matrices: f32 | f16 | bf16 | q8_0 | q5_1 | q4_0. Vectors stay float32.
       with_modelfile: write ollama's Modelfile beside it.
       force: replace the files that are there.
 
@@ -52,7 +55,7 @@ def export(
     check_free(out, with_modelfile, force)
     words = vocabulary(model.tokenizer, model.config.vocab_size)
     recipe = modelfile(model.tokenizer, out.name) if with_modelfile else ""
-    hf_format.cast_params(model.params, _RANGES[type_name])  # refuses, by name, what does not fit
+    hf_format.cast_params(model.params, _RANGES.get(type_name, "float16"))  # refuses, by name, what does not fit
     content = gguf_format.tensors(model.params, model.config, type_name)
     n_params = sum(tensor.value.size for tensor in content)
     values = gguf_format.metadata(model.config, words, model.path.resolve().name, n_params, type_name)
@@ -61,8 +64,7 @@ def export(
         gguf_format.verify(temporary, values, content)
     if recipe:
         write_atomically(out.with_name("Modelfile"), recipe)
-    wanted = gguf_format.TYPES[type_name][0]
-    fallbacks = [t.name for t in content if t.value.ndim > 1 and t.type != wanted]
+    fallbacks = [t.name for t in content if t.type == TensorType.F16 and type_name != "f16"]
     return Exported(values["general.architecture"], fallbacks, words.caveat)
 
 

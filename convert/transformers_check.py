@@ -105,12 +105,13 @@ def _relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
 def _ask(request: dict) -> dict:
     """Runs the child: its torch meets neither this process's JAX nor a GPU, and no hub is asked."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    utf8 = {"PYTHONIOENCODING": "utf-8"}  # whatever the terminal has
     done = subprocess.run(
         [sys.executable, "-P", str(_CHILD)],  # -P: convert/ is no place to import from
         input=json.dumps(request),
-        env={**os.environ, **offline},
+        env={**os.environ, **offline, **utf8},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     if done.returncode:

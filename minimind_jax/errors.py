@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,8 +34,13 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Wraps a command's `main`: prints an error that `explain` knows as one line on stderr, and exits."""
+    """Wraps a command's `main`: prints an error that `explain` knows as one line on stderr, and exits.
+
+    Output may hold any character, whatever the terminal can show.
+    """
+    _accept_any_terminal()
     try:
+        _check_arguments()
         yield
     except BrokenPipeError:
         sys.exit(1)
@@ -45,3 +53,27 @@ def user_errors() -> Iterator[None]:
             sys.exit(line)  # Python prints it on stderr
         print(line, file=sys.stderr)
         sys.exit(code)
+
+
+def _accept_any_terminal() -> None:
+    """Characters that stdout's encoding lacks become question marks, as stderr escapes them by itself.
+
+    Input is UTF-8 where the locale knows ASCII only; bytes that are no text are an error, not lone surrogates.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        encoding = codecs.lookup(sys.stdin.encoding).name
+        sys.stdin.reconfigure(encoding="utf-8" if encoding == "ascii" else encoding, errors="strict")
+
+
+def _check_arguments() -> None:
+    """Raises UserError for names and texts that Python could not decode: no library of ours takes such."""
+    for argument in (*sys.argv, os.getcwd()):
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{argument!r} is no text in the encoding of this locale ({sys.getfilesystemencoding()}): set "
+                "PYTHONUTF8=1 if it is UTF-8, else give it another name"
+            ) from None

@@ -4,7 +4,8 @@
                                  rows of this run and of those before it (null: not known)
             metrics.jsonl        one JSON object a logged step
             tensorboard/, ...    files of the trackers that `log_to` names
-            checkpoints/STEP/    Orbax: items `params`, `opt_state` (none in an imported model), `meta`
+            checkpoints/STEP/    Orbax: items `params`, `opt_state` (none in an imported model), `meta`; checksums
+            damaged/STEP/        checkpoints that could not be read when the run continued from an older one
             tokenizer/           a Hugging Face tokenizer directory
 
 A workdir is self-contained: every command takes it as `--model`, as it takes an exported Hugging
@@ -13,6 +14,8 @@ Face directory. Both come out of `load_model` alike.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -24,9 +27,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from minimind_jax import hf_format
+from minimind_jax import checkpoint_files, hf_format
+from minimind_jax.checkpoint_files import DamagedCheckpointError
 from minimind_jax.config import ModelConfig
-from minimind_jax.errors import UserError, first_line
+from minimind_jax.errors import UserError
 from minimind_jax.model import Params, abstract_params
 from minimind_jax.tokenizer import Tokenizer, load_tokenizer
 
@@ -54,6 +58,9 @@ class Workdir:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / str(step)
+
     @property
     def tokenizer(self) -> Path:
         return self.path / "tokenizer"
@@ -68,15 +75,34 @@ class Workdir:
             return []
         return sorted(int(p.name) for p in self.checkpoints.iterdir() if p.name.isdecimal())
 
+    def set_aside(self, step: int) -> Path:
+        """Moves a checkpoint to where nobody takes it for one; returns that place. Raises UserError if it cannot."""
+        names = itertools.chain([f"{step}"], (f"{step}-{n}" for n in itertools.count(2)))
+        place = next(p for name in names if not (p := self.path / "damaged" / name).exists())
+        try:
+            place.parent.mkdir(exist_ok=True)
+            self.checkpoint(step).rename(place)
+        except OSError as e:
+            raise UserError(
+                f"{self.checkpoint(step)} cannot be moved to {place} ({e.strerror}): make the workdir writable"
+            ) from None
+        return place
+
     def read_config(self) -> dict[str, Any]:
         """The content of config.json. Raises UserError if it is missing or damaged."""
         try:
             values = json.loads(self.config.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{self.path} is not a workdir: it has no config.json") from None
-        except ValueError as e:
+        except OSError as e:
+            raise UserError(f"{self.config} cannot be read: {e.strerror}") from None
+        except (ValueError, RecursionError) as e:
             raise UserError(f"{self.config} is damaged ({e}): restore it, or train into a new workdir") from None
-        if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION or "model" not in values:
+        if (
+            not isinstance(values, dict)
+            or values.get("format_version") != FORMAT_VERSION
+            or not isinstance(values.get("model"), dict)
+        ):
             raise UserError(f"{self.config} was not written by this version (format_version {FORMAT_VERSION})")
         return values
 
@@ -107,15 +133,19 @@ def write_atomically(path: Path, text: str) -> None:
 
 def read_metrics(workdir: Workdir) -> list[dict[str, Any]]:
     """All complete lines of metrics.jsonl, [] if there is none. Raises UserError for a damaged line."""
-    if not workdir.metrics.exists():
+    try:
+        content = workdir.metrics.read_bytes()
+    except FileNotFoundError:
         return []
-    *complete, _ = workdir.metrics.read_bytes().split(b"\n")  # a killed run may leave half a line at the end
+    except OSError as e:
+        raise UserError(f"{workdir.metrics} cannot be read: {e.strerror}") from None
+    *complete, _ = content.split(b"\n")  # a killed run may leave half a line at the end
     lines = []
     for number, text in enumerate(complete, 1):
         try:
             line = json.loads(text)
-            line["step"]
-        except (ValueError, TypeError, KeyError):
+            line["step"] + 0
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise UserError(f"{workdir.metrics}:{number} is damaged: delete this line, or mend it") from None
         lines.append(line)
     return lines
@@ -159,9 +189,11 @@ def load_model(path: str | Path, step: int | None = None) -> LoadedModel:
     """Reads a workdir's checkpoint (the last one, or `step`) or a Hugging Face directory.
 
     Raises:
-      UserError: what `load_params` raises, or its tokenizer is unusable or not the model's.
+      DamagedCheckpointError: the checkpoint cannot be read; says which one can be.
+      UserError: no such directory, nothing in it, no checkpoint of that step, or its tokenizer is unusable or not the
+        model's.
     """
-    config, params, step = load_params(path, step)
+    config, params, step = _load(path, step, "take that of step {step} with --step {step}")
     tokenizer = load_tokenizer(str(tokenizer_directory(path)))
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
@@ -172,12 +204,18 @@ def load_model(path: str | Path, step: int | None = None) -> LoadedModel:
     return LoadedModel(config, params, tokenizer, step, Path(path))
 
 
-def load_params(path: str | Path, step: int | None = None) -> tuple[ModelConfig, Params, int]:
-    """`load_model` without the tokenizer: the architecture, float32 numpy arrays, and the step.
+def load_init(path: str | Path) -> tuple[ModelConfig, Params]:
+    """Architecture and weights of a run's `init_from`, whatever its tokenizer.
 
     Raises:
+      DamagedCheckpointError: as `load_model`; the way on is another, since `init_from` names no step.
       UserError: no such directory, nothing in it, or no checkpoint of that step.
     """
+    export = f"python -m convert.to_hf --model {path} --step {{step}} --out DIR"
+    return _load(path, None, f"{export} makes that of step {{step}} a directory for init_from")[:2]
+
+
+def _load(path: str | Path, step: int | None, other_step: str) -> tuple[ModelConfig, Params, int]:
     path = _existing(path)
     config = model_config(path)
     if is_workdir(path):
@@ -188,28 +226,34 @@ def load_params(path: str | Path, step: int | None = None) -> tuple[ModelConfig,
         if step is not None and step not in steps:
             raise UserError(f"{path} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
         step = steps[-1] if step is None else step
-        return config, read_params(workdir, step, config), step
+        try:
+            return config, read_params(workdir, step, config), step
+        except DamagedCheckpointError as e:
+            readable = _another_step(workdir, step)
+            advice = "no other can be read" if readable is None else other_step.format(step=readable)
+            raise DamagedCheckpointError(f"{e}: {advice}") from None
     if step is not None:
         raise UserError(f"{path} is a Hugging Face directory: it has no steps, leave --step away")
     return config, hf_format.read_params(path, config), 0
 
 
 def read_params(workdir: Workdir, step: int, config: ModelConfig) -> Params:
-    """One checkpoint's parameters as float32 numpy arrays, whatever devices wrote them."""
+    """One checkpoint's parameters as float32 numpy arrays, whatever devices wrote them.
+
+    Raises:
+      DamagedCheckpointError: they cannot be read.
+      UserError: they are not those of `config`.
+    """
+    where = workdir.checkpoint(step)
+    checkpoint_files.check(where, ["params"])
     expected = abstract_params(config)
     target = jax.tree.map(lambda a: np.zeros((), a.dtype), expected)  # Orbax reads what is stored, whatever the shape
-    with ocp.StandardCheckpointer() as checkpointer:
-        try:
-            params = checkpointer.restore(workdir.checkpoints.absolute() / str(step) / "params", target)
-        except (ValueError, FileNotFoundError, KeyError) as e:
-            raise UserError(
-                f"checkpoint {workdir.checkpoints / str(step)} is damaged, or not of the model that {workdir.config} "
-                f"describes: {first_line(e)}"
-            ) from None
+    with ocp.StandardCheckpointer() as checkpointer, checkpoint_files.reading(where):
+        params = checkpointer.restore(where.absolute() / "params", target)
     for (path, have), want in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(expected), strict=True):
         if have.shape != want.shape:
             raise UserError(
-                f"checkpoint {workdir.checkpoints / str(step)} is not of the model that {workdir.config} describes: "
+                f"checkpoint {where} is not of the model that {workdir.config} describes: "
                 f"{jax.tree_util.keystr(path)} is {have.shape}, not {want.shape}"
             )
     return params
@@ -222,7 +266,18 @@ def save_imported(workdir: Workdir, config: ModelConfig, params: Params, tokeniz
     with ocp.CheckpointManager(workdir.checkpoints.absolute()) as manager:
         items = ocp.args.Composite(params=ocp.args.StandardSave(params), meta=ocp.args.JsonSave({"step": 0}))
         manager.save(0, args=items)
+    checkpoint_files.write_checksums(workdir.checkpoint(0))
     workdir.write_config({"stage": "import", "source": source, "model": config.to_dict()})
+
+
+def _another_step(workdir: Workdir, damaged: int) -> int | None:
+    """The newest of the other checkpoints whose parameters can be read."""
+    for step in reversed(workdir.steps()):
+        with contextlib.suppress(DamagedCheckpointError):
+            if step != damaged:
+                checkpoint_files.check(workdir.checkpoint(step), ["params"])
+                return step
+    return None
 
 
 def _existing(path: str | Path) -> Path:

@@ -30,7 +30,8 @@ ALLOWED = {
     "minimind_jax.data.__main__": {"data", "config", "recipe", "tokenizer", "workdir", "errors"},
     "minimind_jax.objectives": {"model", "config", "errors"},
     "minimind_jax.hf_format": {"model", "config", "errors"},
-    "minimind_jax.workdir": {"hf_format", "model", "tokenizer", "config", "errors"},
+    "minimind_jax.checkpoint_files": {"errors"},
+    "minimind_jax.workdir": {"checkpoint_files", "hf_format", "model", "tokenizer", "config", "errors"},
     "minimind_jax.long_context": {"workdir", "config", "errors"},
     "minimind_jax.inference": {"workdir", "model", "tokenizer", "config", "errors"},
     "minimind_jax.serving": {"chat", "inference", "workdir", "long_context", "tokenizer", "config", "errors"},
@@ -40,8 +41,8 @@ ALLOWED = {
         "inference",
     },
     "minimind_jax.training": {
-        "objectives", "chat", "data", "model", "workdir", "long_context", "tokenizer", "inference", "evaluation",
-        "config", "errors",
+        "objectives", "chat", "data", "model", "workdir", "checkpoint_files", "long_context", "tokenizer", "inference",
+        "evaluation", "config", "errors",
     },
     "minimind_jax.plan": {
         "recipe", "training", "objectives", "data", "model", "workdir", "tokenizer", "config", "errors",

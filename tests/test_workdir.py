@@ -21,6 +21,7 @@ from minimind_jax.workdir import (
     is_workdir,
     load_model,
     model_config,
+    read_metrics,
     read_params,
     save_imported,
     tokenizer_directory,
@@ -117,6 +118,8 @@ def test_unfinished_saves_do_not_count(tmp_path: Path):
         ('{"model": {}}', "was not written by this version"),
         ('{"format_version": 999, "model": {}}', "was not written by this version"),
         (f'{{"format_version": {FORMAT_VERSION}}}', "was not written by this version"),
+        (f'{{"format_version": {FORMAT_VERSION}, "model": "x"}}', "was not written by this version"),
+        ("[" * 100_000, "is damaged"),
     ],
 )
 def test_a_damaged_config_is_named(tmp_path: Path, content: str, words: str):
@@ -130,6 +133,23 @@ def test_a_config_that_is_not_utf8_is_named(tmp_path: Path):
     (tmp_path / "config.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         Workdir(tmp_path).read_config()
+
+
+def test_files_that_cannot_be_read(tmp_path: Path):
+    for read, name in ((Workdir.read_config, "config.json"), (read_metrics, "metrics.jsonl")):
+        (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match=rf"{name} cannot be read: Is a directory"):
+            read(Workdir(tmp_path))
+
+
+@pytest.mark.parametrize("line", ["", "3", "{", '{"loss": 1}', '{"step": "2"}', '{"step": null}', "[" * 100_000])
+def test_a_damaged_line_of_metrics_is_named_and_may_be_deleted(tmp_path: Path, line: str):
+    workdir = Workdir(tmp_path)
+    workdir.metrics.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n{{"ste')
+    with pytest.raises(UserError, match=r"metrics\.jsonl:2 is damaged: delete this line"):
+        read_metrics(workdir)
+    workdir.metrics.write_text(workdir.metrics.read_text().replace(f"\n{line}\n", "\n", 1))
+    assert read_metrics(workdir) == [{"step": 1}, {"step": 3}]
 
 
 def test_a_config_without_a_file(tmp_path: Path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,8 +76,8 @@ def cached_best_fit(lengths: np.ndarray, capacity: int, max_items: int, cache: P
     try:
         with np.load(path) as stored:
             return Plan(stored["order"], stored["ends"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # not there, or damaged: planned anew
+    except Exception:  # not there, or damaged, and then zipfile and numpy raise many things: planned anew
+        pass
     plan = best_fit(lengths, capacity, max_items)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.stem}.{secrets.token_hex(8)}.tmp.npz")  # pids repeat on machines that share it

@@ -97,7 +97,7 @@ class TokenStore:
 
     @classmethod
     def open(cls, path: Path) -> TokenStore:
-        """Opens a store in time independent of its size.
+        """Opens a store; of its arrays only the offsets are read.
 
         Raises:
           FileNotFoundError: no such directory.
@@ -112,7 +112,8 @@ class TokenStore:
             raise CorruptStoreError(f"{path}: {e}") from e
         if meta.key != path.name or meta.format_version != FORMAT_VERSION:
             raise CorruptStoreError(f"{path}: belongs to another store")
-        if arrays["offsets"][0] != 0 or arrays["offsets"][-1] != meta.n_tokens:
+        offsets = arrays["offsets"]
+        if offsets[0] != 0 or offsets[-1] != meta.n_tokens or (offsets[1:] < offsets[:-1]).any():
             raise CorruptStoreError(f"{path}: offsets do not fit the tokens")
         return cls(path=path, meta=meta, **arrays)
 

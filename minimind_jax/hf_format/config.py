@@ -150,7 +150,7 @@ def read_values(path: Path) -> dict[str, Any]:
         values = json.loads(file.read_text(encoding="utf-8"))
     except OSError as e:
         raise UserError(f"{file} cannot be read: {e.strerror}") from None
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f"{file} is damaged: {e}") from None
     if not isinstance(values, dict):
         raise UserError(f"{file} is not a JSON object")

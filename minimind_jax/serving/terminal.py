@@ -55,7 +55,7 @@ class Terminal:
                     self._put("\n")
                 break
             except UnicodeDecodeError as e:
-                raise UserError(f"the input is not UTF-8 text: {e.reason} at byte {e.start}") from None
+                raise UserError(f"the input is not {e.encoding.upper()} text: {e.reason} at byte {e.start}") from None
             except KeyboardInterrupt:
                 if not self._interactive:
                     raise

@@ -81,7 +81,7 @@ class Tokenizer:
                 "python -m minimind_jax.tokenizer train"
             )
         spec = _parse_object(path / "tokenizer.json", content)
-        added = spec.get("added_tokens") or []
+        added = _added_tokens(path / "tokenizer.json", spec)
         control = [token for token in added if _is_control(token)]
         self._rendered = _backend(path, spec)
         # To leave control tokens out would move the ids of added tokens that control nothing.
@@ -309,6 +309,14 @@ def _encodings(encode: Callable[..., list[tokenizers.Encoding]], texts: Sequence
         raise
 
 
+def _added_tokens(file: Path, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    added = spec.get("added_tokens") or []
+    for token in added if isinstance(added, list) else [added]:
+        if not (isinstance(token, dict) and isinstance(token.get("content"), str) and "special" in token):
+            raise UserError(f"{file} is no usable tokenizer: added_tokens is no list of tokens")
+    return added
+
+
 def _is_control(token: Mapping[str, Any]) -> bool:
     content = token["content"]
     return bool(content) and (token["special"] or (content.startswith("<") and content.endswith(">")))
@@ -369,7 +377,7 @@ def _read_text(path: Path) -> str | None:
 def _parse_object(path: Path, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f"{path} is no JSON: {e}") from e
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object, not {type(value).__name__}")

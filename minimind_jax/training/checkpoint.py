@@ -3,6 +3,7 @@
 checkpoints/STEP/params      read by convert, chat, evaluate; see minimind_jax/workdir.py
                 /opt_state   {optimizer, step, skipped}
                 /meta        JSON: what the closing summary and a resumed run need besides
+                /checksums.sha256    see minimind_jax/checkpoint_files.py; part of what is committed
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import errno
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,10 +22,38 @@ import orbax.checkpoint as ocp
 from flax import serialization
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
 
-from minimind_jax.errors import UserError, first_line
+from minimind_jax import checkpoint_files
+from minimind_jax.checkpoint_files import DamagedCheckpointError
+from minimind_jax.errors import UserError
 from minimind_jax.training import processes
 from minimind_jax.training.step import TrainState
 from minimind_jax.workdir import Workdir
+
+ITEMS = ("params", "opt_state", "meta")
+
+
+def newest_readable(workdir: Workdir) -> int:
+    """The step to continue from, 0 where there is no checkpoint; says so, and moves newer ones that are damaged aside.
+
+    Raises UserError if there are checkpoints and none can be read; nothing is moved then.
+    """
+    damaged: dict[int, DamagedCheckpointError] = {}
+    for step in reversed(workdir.steps()):
+        try:
+            checkpoint_files.check(workdir.checkpoint(step), ITEMS)
+        except DamagedCheckpointError as e:
+            damaged[step] = e
+            continue
+        for newer, problem in damaged.items():
+            place = workdir.set_aside(newer)
+            print(f"warning: {problem}: it is kept as {place}, the run continues from step {step}", file=sys.stderr)
+        return step
+    if damaged:
+        more = f", and so are all others ({', '.join(map(str, workdir.steps()[:-1]))})" if len(damaged) > 1 else ""
+        raise UserError(
+            f"{damaged[max(damaged)]}{more}: put a sound copy in its place, or start anew in another --config.workdir"
+        )
+    return 0
 
 
 class Checkpointer:
@@ -31,12 +61,14 @@ class Checkpointer:
 
     def __init__(self, workdir: Workdir, keep: int, landmark: int | None = None):
         self._workdir = workdir
+        self._saving = -1
         landmarks = [] if landmark is None else [landmark]
         # A save that was killed leaves a temporary directory as large as a checkpoint.
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy([LatestN(keep), CustomSteps(landmarks)]),
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._add_checksums),
         )
         self._manager = ocp.CheckpointManager(workdir.checkpoints.absolute(), options=options)
 
@@ -55,32 +87,28 @@ class Checkpointer:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         if shutil.disk_usage(self._workdir.path).free < size:  # known now, it is better than half a checkpoint later
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._workdir.checkpoints))
+        self._saving = step
         with _os_errors(self._workdir):
             self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)))
 
     def restore(self, abstract_state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """Reads a checkpoint onto the devices that `abstract_state`'s shardings name, whatever wrote it.
 
-        Raises UserError for a workdir that has parameters only, or a damaged checkpoint.
+        Raises UserError if it is not of this state; damage is what `newest_readable` looks for, before.
         """
-        where = self._workdir.checkpoints / str(step)
-        if not (where / "opt_state").is_dir():
-            raise UserError(
-                f"checkpoint {where} has no optimiser state: if it is damaged, delete it to continue from the one "
-                "before; an imported model cannot be continued, train from it with "
-                f"--config.init_from={self._workdir.path} and another --config.workdir"
-            )
         params, opt_state = _items(abstract_state)
         items = {"params": ocp.args.StandardRestore(params), "opt_state": ocp.args.StandardRestore(opt_state)}
-        try:
+        with checkpoint_files.reading(self._workdir.checkpoint(step)):
             read = self._manager.restore(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonRestore()))
-        except (ValueError, FileNotFoundError, KeyError) as e:
-            raise UserError(
-                f"checkpoint {where} cannot be read ({first_line(e)}): delete it to continue from the one before"
-            ) from None
         optimizer = serialization.from_state_dict(abstract_state["opt_state"], read["opt_state"]["optimizer"])
         counters = {key: read["opt_state"][key] for key in ("step", "skipped")}
         return {"params": read["params"], "opt_state": optimizer, **counters}, read["meta"]
+
+    def _add_checksums(self) -> None:
+        """Called when all is written, before the directory gets its final name."""
+        if processes.first():
+            for directory in self._workdir.checkpoints.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+                checkpoint_files.write_checksums(directory)
 
     def wait(self) -> None:
         """Blocks until the last save is committed; raises what went wrong with it."""

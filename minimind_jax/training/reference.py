@@ -136,11 +136,11 @@ def _open_partial(path: Path, rows: PairRows) -> np.memmap:
     """The array that is being filled, continued where it is whole."""
     shape = (rows.rows_per_epoch, MAX_PAIRS, 2)
     try:
-        values = np.lib.format.open_memmap(path, mode="r+")
-        if values.shape == shape and values.dtype == np.float32:
-            return values
-    except (OSError, ValueError, EOFError):
-        pass  # not there, or cut short
+        found = np.lib.format.open_memmap(path, mode="r")  # "r+" fills up a file that was cut short, with zeros
+        if found.shape == shape and found.dtype == np.float32:
+            return np.lib.format.open_memmap(path, mode="r+")
+    except Exception:  # not there, or damaged: numpy then raises whatever its header happens to lead to
+        pass
     fresh = path.with_suffix(".tmp")
     values = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.float32, shape=shape)
     values[:] = np.nan
@@ -152,7 +152,9 @@ def _open_partial(path: Path, rows: PairRows) -> np.memmap:
 def _read(path: Path, rows: PairRows) -> np.ndarray | None:
     try:
         values = np.load(path)
-    except (OSError, ValueError, EOFError):
+    except Exception:  # as in `_open_partial`
+        return None
+    if not isinstance(values, np.ndarray):  # it begins like a zip file
         return None
     whole = values.shape == (rows.rows_per_epoch, MAX_PAIRS, 2) and np.isfinite(values).all()
     return values if whole else None

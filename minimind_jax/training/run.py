@@ -20,6 +20,7 @@ from minimind_jax.model import pick_attention
 from minimind_jax.objectives import Objective, language_modelling, preference_optimization
 from minimind_jax.tokenizer import Tokenizer, load_tokenizer
 from minimind_jax.training import environment, processes
+from minimind_jax.training.checkpoint import newest_readable
 from minimind_jax.training.identity import check_same_run, flatten, identity, locked
 from minimind_jax.training.job import Job, check_memory_error
 from minimind_jax.training.loop import train
@@ -82,6 +83,7 @@ def _run(recipe: Mapping[str, Any], user_set: Collection[str]) -> None:
                 f"workdir {workdir.path} is not the same directory for all processes: put it on a file system that "
                 "they share, the checkpoints are written by all of them"
             )
+        done = processes.from_first(lambda: newest_readable(workdir))
         job = Job(
             config=config,
             mesh=mesh,
@@ -95,7 +97,6 @@ def _run(recipe: Mapping[str, Any], user_set: Collection[str]) -> None:
             total_steps_before=before["total_steps"] if before else total_steps,
             note=note,
         )
-        done = processes.from_first(lambda: max(workdir.steps(), default=0))
         if processes.first() and done < total_steps:
             # config.json comes first: it tells the same command, after a kill, that the rest is its own.
             trained = trained_length(source) if config.init_from else 0

@@ -61,7 +61,7 @@ def fit_vocabulary(
 
 def load_initial(config: Config, tokenizer: Tokenizer) -> Params:
     """The weights of `init_from` as float32 numpy arrays, their vocabulary that of `tokenizer` and model.vocab_size."""
-    model, params, _ = workdirs.load_params(config.init_from)
+    model, params = workdirs.load_init(config.init_from)
     old = load_tokenizer(str(workdirs.tokenizer_directory(config.init_from)))
     size, old_rows = config.model.vocab_size, model.vocab_size
     if size == old_rows and old.vocabulary == tokenizer.vocabulary:

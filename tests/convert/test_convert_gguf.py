@@ -8,6 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 from convert_helpers import LLAMA, QWEN3, command, edit_json, random_model, random_params
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from llama_cpp_helpers import small_model, write_tokenizer
 
 from convert import gguf_format, to_gguf
@@ -168,6 +171,57 @@ def test_q8_0_of_tiny_and_empty_rows_is_within_its_rounding(words, tmp_path):
     assert not read(tmp_path / "model.gguf")[1]["token_embd.weight"].data[3].any()
 
 
+# Blocks of 32 by llama.cpp's own layout (ggml-common.h): a float16 scale, of q5_1 also the smallest value.
+def unpack(blocks, kind):
+    """Values (rows, 32) of raw blocks (rows, bytes), and the step between two levels (rows, 1)."""
+    scale = blocks[:, :2].copy().view(np.float16).astype(np.float32)
+    nibbles = np.concatenate([blocks[:, -16:] & 15, blocks[:, -16:] >> 4], axis=1).astype(np.int32)
+    if kind == "q4_0":
+        return (nibbles - 8) * scale, scale
+    smallest = blocks[:, 2:4].copy().view(np.float16).astype(np.float32)
+    fifth = np.unpackbits(blocks[:, 4:8], axis=1, bitorder="little").astype(np.int32)
+    return (nibbles + 16 * fifth) * scale + smallest, scale
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q5_1"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_few_bits_are_for_the_layers_only(kind, tied, words, tmp_path):
+    model = small_model(words, dataclasses.replace(WIDE, tie_embeddings=tied))
+    done = export(model, tmp_path / "model.gguf", kind)
+    fields, tensors = read(tmp_path / "model.gguf")
+    assert gguf.LlamaFileType(fields["general.file_type"]).name == f"MOSTLY_{kind.upper()}"
+    assert done.fallbacks == [f"blk.{i}.ffn_down.weight" for i in range(3)]
+    assert ("output.weight" in tensors) is not tied
+    content = {t.name: t.value for t in gguf_format.tensors(model.params, model.config, "f32")}
+    seen = set()
+    for name, tensor in tensors.items():
+        seen.add(tensor.tensor_type.name)
+        if name in ("token_embd.weight", "output.weight"):
+            assert tensor.tensor_type.name == "Q8_0"
+        elif content[name].ndim > 1 and name not in done.fallbacks:
+            assert tensor.tensor_type.name == kind.upper()
+            live = content[name].reshape(-1, 32)
+            got, step = unpack(tensor.data.reshape(len(live), -1), kind)
+            error = np.abs(got - live)
+            # Half a step to the nearest level; the value opposite to q4_0's largest has none within its reach.
+            assert (error <= 1.01 * np.abs(step)).all() and np.median(error) < 0.3 * np.abs(step).max()
+            assert (error > 0.53 * np.abs(step)).mean() <= (0.02 if kind == "q4_0" else 0)
+    assert seen == {"F32", "F16", "Q8_0", kind.upper()}
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["q8_0", "q5_1", "q4_0"]),
+    arrays(np.float32, (4, 32), elements=st.floats(-60000, 60000, width=32)),
+    st.sampled_from([1.0, 1e-3, 1e-6, 1e-9]),
+)
+def test_what_the_quantiser_makes_of_any_rows_is_within_the_rounding(kind, rows, scale):
+    tensor = gguf_format.Tensor("x.weight", rows * np.float32(scale), gguf_format.TYPES[kind][0], 0)
+    stored = gguf_format._encode(tensor)
+    back = gguf.quants.dequantize(stored, tensor.type)
+    assert (np.abs(back - tensor.value) <= gguf_format._rounding(tensor.value, tensor.type)).all()
+
+
 # --- The check after writing ---------------------------------------------------------------------------
 
 
@@ -205,6 +259,8 @@ def cut(path):
         ("bf16", flip("blk.0.ffn_up.weight", 1), "blk.0.ffn_up.weight reads back"),
         ("q8_0", flip("blk.0.ffn_up.weight", 7), "blk.0.ffn_up.weight reads back"),
         ("q8_0", flip("blk.0.ffn_up.weight", 1), "blk.0.ffn_up.weight reads back"),  # a scale
+        *((kind, flip("blk.0.ffn_up.weight", byte), "blk.0.ffn_up.weight reads back")
+          for kind in ("q5_1", "q4_0") for byte in (0, 1, 2, 5, 17)),
         ("f16", replace(b"<think>", b"<thunk>"), "tokenizer.ggml.tokens of the exported file reads back"),
         ("f16", replace(b"llama.block_count", b"llama.block_caunt"), "llama.block_caunt of the exported"),
         ("f16", replace(b"blk.1.ffn_up", b"blk.2.ffn_up"), "blk.1.ffn_up.weight reads back"),
@@ -331,7 +387,9 @@ def test_a_place_that_cannot_be_written(workdir, tmp_path):
     assert "cannot be created" in run("--model", workdir, "--out", tmp_path / "file" / "model.gguf")
 
 
-@pytest.mark.parametrize(("type_name", "fits"), [("f16", False), ("q8_0", False), ("bf16", True), ("f32", True)])
+@pytest.mark.parametrize(
+    ("type_name", "fits"), [("f16", False), ("q8_0", False), ("q4_0", False), ("bf16", True), ("f32", True)]
+)
 def test_weights_beyond_the_type_are_refused_by_name(type_name, fits, words, tmp_path):
     model = small_model(words)
     model.params["blocks"]["mlp"]["up"][1, 2, 3] = 70000.0

@@ -6,6 +6,7 @@ import itertools
 import random
 import re
 
+import gguf
 import jax
 import jinja2
 import numpy as np
@@ -13,8 +14,10 @@ import pytest
 from convert_helpers import LLAMA, QWEN3, random_model
 from llama_cpp_helpers import LLAMA3, llama_cpp, write_tokenizer
 
+from convert import gguf_format
 from convert.ollama import modelfile
 from convert.to_gguf import export
+from minimind_jax import hf_format
 from minimind_jax.inference import Options, generate
 from minimind_jax.model import hidden_states, logits, xla_attention
 from minimind_jax.tokenizer import load_tokenizer
@@ -128,8 +131,11 @@ def prompts_of(model):
 
 @functools.cache
 def our_logprobs(name, prompt):
+    return logprobs_of(lively(name), prompt)
+
+
+def logprobs_of(model, prompt):
     """Of the next token after `prompt`, (vocab_size,)."""
-    model = lively(name)
     tokens = np.zeros((1, 512), np.int32)  # one shape for all
     tokens[0, : len(prompt)] = prompt
     positions = np.arange(512)[None]
@@ -170,6 +176,41 @@ def test_narrow_types_load_and_stay_close(name, type_name, tolerance, tmp_path):
     with llama_cpp(tmp_path / "model.gguf") as server:
         for prompt in prompts_of(model):
             check_logprobs(server, name, prompt, tolerance, at_least=1e-5)
+
+
+def rounded(model, type_name):
+    """The model with every matrix as `gguf.quants` rounds it; whole rows keep to their type's blocks."""
+    tensors = {}
+    for tensor in gguf_format.tensors(model.params, model.config, type_name):
+        stored = gguf.quants.quantize(tensor.value, tensor.type)
+        tensors[tensor.name] = gguf.quants.dequantize(stored, tensor.type)
+    names = gguf.get_tensor_name_map(
+        gguf.MODEL_ARCH.QWEN3 if model.config.qk_norm else gguf.MODEL_ARCH.LLAMA, model.config.n_layers
+    )
+    params = hf_format.from_hf_tensors(
+        lambda name: tensors[f"{names.get_name(name.removesuffix('.weight'))}.weight"], model.config
+    )
+    return dataclasses.replace(model, params=params)
+
+
+@pytest.mark.parametrize("type_name", ["q4_0", "q5_1"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "qwen3-tied-gqa" else pytest.mark.slow) for n in MODELS]
+)
+def test_few_bits_are_read_as_the_values_that_we_rounded_to(name, type_name, tmp_path):
+    """llama.cpp also rounds activations to 8 bits: its numbers lie near those of the rounded weights, not on them."""
+    config = dataclasses.replace(MODELS[name], dim=64, head_dim=32, ffn_dim=96)
+    model = random_model(config)
+    model.params["embed"] *= 0.1
+    export(model, tmp_path / "model.gguf", type_name)
+    ours = rounded(model, type_name)
+    with llama_cpp(tmp_path / "model.gguf") as server:
+        for prompt in prompts_of(model):
+            theirs = server.logprobs(prompt)
+            got = np.array(list(theirs.values()))
+            near = np.abs(got - logprobs_of(ours, tuple(prompt))[list(theirs)])
+            far = np.abs(got - logprobs_of(model, tuple(prompt))[list(theirs)])
+            assert near.max() < 0.1 and near.mean() < far.mean() / 3
 
 
 # --- Conversations -------------------------------------------------------------------------------------

@@ -162,6 +162,20 @@ def test_a_damaged_store_is_built_anew(
     assert len(stores(cache)) == 1
 
 
+@pytest.mark.parametrize("bit", [9, 17, 40, 63])
+def test_offsets_that_are_out_of_order_are_built_anew(
+    tmp_path: Path, bit: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", TEXTS)
+    age(path)
+    whole = open_store(path, ByteTokenizer(), str(tmp_path / "cache"))
+    offsets = np.array(whole.offsets)
+    offsets[2] ^= np.uint64(1 << bit)
+    (whole.path / "offsets.bin").write_bytes(offsets.tobytes())
+    check_store(open_store(path, ByteTokenizer(), str(tmp_path / "cache")), TEXTS, ByteTokenizer())
+    assert "offsets do not fit the tokens" in capfd.readouterr().err
+
+
 def test_a_damaged_note_of_the_content_hash_is_ignored(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", TEXTS)
     age(path)

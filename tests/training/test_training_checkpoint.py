@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from pathlib import Path
 
 import jax
@@ -11,6 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 from step_helpers import MODEL, assert_identical, compiled, snapshot
 
+from minimind_jax import checkpoint_files
 from minimind_jax.errors import UserError
 from minimind_jax.training.checkpoint import Checkpointer
 from minimind_jax.training.job import make_batch
@@ -119,26 +122,26 @@ def test_a_landmark_stays(tmp_path: Path):
     assert workdir.steps() == [5, 10, 15]
 
 
-def test_parameters_alone_cannot_be_continued(tmp_path: Path):
-    workdir, run = Workdir(tmp_path), compiled(1, 1, 2)
-    with ocp.CheckpointManager(workdir.checkpoints.absolute()) as manager:
-        manager.save(0, args=ocp.args.Composite(params=ocp.args.StandardSave(run.initial["params"])))
+def test_a_disk_that_fills_up_with_the_checksums_leaves_no_checkpoint(tmp_path: Path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    workdir, state = Workdir(tmp_path), compiled(1, 1, 2).state()
+    with contextlib.closing(Checkpointer(workdir, keep=2)) as checkpointer:
+        checkpointer.save(state, 5, {})
+        checkpointer.wait()
+        monkeypatch.setattr(checkpoint_files, "write_checksums", full)
+        checkpointer.save(state, 10, {})
+        with pytest.raises(OSError) as caught:
+            checkpointer.wait()
+    assert caught.value.errno == errno.ENOSPC and workdir.steps() == [5]
+
+
+def test_a_checkpoint_of_another_model_is_told(saved: tuple[Workdir, dict], tmp_path: Path):
+    workdir, run = saved[0], compiled(1, 1, 2)
+    abstract = dict(run.abstract, params={"another": run.abstract["params"]["embed"]})
     with (
         contextlib.closing(Checkpointer(workdir, keep=2)) as checkpointer,
-        pytest.raises(UserError, match=rf"has no optimiser state.*--config\.init_from={tmp_path}"),
+        pytest.raises(UserError, match=r"checkpoints/2 is whole, but not of the model that .*config\.json"),
     ):
-        checkpointer.restore(run.abstract, 0)
-
-
-def test_a_damaged_checkpoint_is_named(saved: tuple[Workdir, dict], tmp_path: Path):
-    workdir, run = Workdir(tmp_path), compiled(1, 1, 2)
-    with contextlib.closing(Checkpointer(workdir, keep=2)) as checkpointer:
-        checkpointer.save(run.state(), 4, {})
-        checkpointer.wait()
-        for file in (workdir.checkpoints / "4" / "opt_state").rglob("d/*"):
-            file.unlink()
-        with pytest.raises(UserError) as caught:
-            checkpointer.restore(run.abstract, 4)
-    message = str(caught.value)
-    assert str(workdir.checkpoints / "4") in message and "delete it to continue from the one before" in message
-    assert "\n" not in message
+        checkpointer.restore(abstract, 2)

@@ -17,7 +17,7 @@ from convert import to_hf
 from minimind_jax.errors import UserError
 from minimind_jax.tokenizer import load_tokenizer
 from minimind_jax.tokenizer.load import SHIPPED
-from minimind_jax.workdir import load_model, load_params
+from minimind_jax.workdir import load_init, load_model
 
 STAGES = {"pretrain": "pretrain", "sft": "sft_512", "dpo": "dpo"}
 RESIZE = "--config.tokenizer_change=resize"
@@ -80,7 +80,7 @@ def copy_until(workdir: Path, copy: Path, step: int) -> None:
 
 def assert_rows_moved(before: Path, after: Path, size: int) -> None:
     """Each row of embedding and head is that of the same text before, or the mean (of a step that changes nothing)."""
-    old, (model, new, _) = load_params(before)[1], load_params(after)
+    old, (model, new) = load_init(before)[1], load_init(after)
     old_tokenizer, tokenizer = load_model(before).tokenizer, load_model(after).tokenizer
     assert model.vocab_size == size
     pairs = [(old["embed"], new["embed"])]
@@ -130,7 +130,7 @@ def test_a_directory_whose_tokenizer_has_more_entries_than_its_model_has_rows(ti
     th.run_here(*flags, RESIZE)
     after = load_model(tmp_path / "run")
     assert after.config.vocab_size == 6528 and after.tokenizer.vocab_size == 6401
-    before = load_params(tied)[1]["embed"]
+    before = load_init(tied)[1]["embed"]
     np.testing.assert_allclose(after.params["embed"][:6400], before, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(after.params["embed"][6400], before.mean(0), rtol=1e-5, atol=1e-6)
     to_hf.export(after, tmp_path / "out")
@@ -148,7 +148,7 @@ def test_the_size_that_is_set_counts_where_it_is_large_enough(tied, variants, fi
     assert_rows_moved(tied, tmp_path / "run", 6401)
     flags = arguments("pretrain", tmp_path / "unset", files, tied, tokenizer=variants["one more"])
     th.run_here(*flags, RESIZE, "--config.model.vocab_size=0")
-    assert load_params(tmp_path / "unset")[0].vocab_size == 6528
+    assert load_init(tmp_path / "unset")[0].vocab_size == 6528
 
 
 def test_resize_without_a_change_changes_nothing(tied, files, tmp_path):
