@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import training_helpers as th
 
+from minimind_jax.errors import UserError
+
 STEPS, SAVE_EVERY = 12, 4
 # Everything that a continued run has to carry over is in play: accumulation, evaluation, weight decay, clipping.
 OPTIONS = {
