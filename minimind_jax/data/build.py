@@ -42,8 +42,8 @@ def open_store(
 
     A second call for an unchanged file only looks at its size and time and opens the store. Building reads the file
     twice, to identify it and to tokenise it, and needs about 40 MB of anonymous memory for itself and for each worker
-    process, whatever the file's size. A single long document takes about 120 bytes per byte while it is encoded: 2 GB
-    for the longest, of 16 MiB.
+    process, whatever the file's size (of parquet 40 MB more). A single long document takes about 120 bytes per byte
+    while it is encoded: 2 GB for the longest, of 16 MiB.
 
     Args:
       path: a file of any form that `files` knows.

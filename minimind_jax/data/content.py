@@ -93,8 +93,6 @@ def read_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes, int]]:
             n_bytes += len(data)
             if room >= 0:
                 kept.append(data)
-            elif data.endswith(b"\n"):
-                kept.append(b"\n")
             room -= len(data)
         yield b"".join(kept), digest.digest(), n_bytes
 

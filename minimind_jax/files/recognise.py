@@ -136,6 +136,8 @@ def _kind_of_text(path: Path, head: bytes) -> Kind:
             f'{path} is a table of text: make it parquet by `python -c "from pyarrow import csv, parquet; '
             f'parquet.write_table(csv.read_csv({str(path)!r}{options}), {str(path) + ".parquet"!r})"`'
         )
+    if not _is_utf8(first_line):
+        raise UserError(f"{path} is no UTF-8 text, nor anything else that is known: {_ELSE}, in UTF-8")
     new = path.with_name(f"{_COMPRESSED_SUFFIX.sub('', path.name)}.txt")
     raise UserError(
         f"{path} is neither jsonl nor a JSON array but begins with {_excerpt(first_line)}: if it is plain text to "

@@ -17,6 +17,7 @@ from minimind_jax.data.build import open_store
 from minimind_jax.data.sources import parse_sources
 from minimind_jax.data.store import TokenStore
 from minimind_jax.errors import UserError
+from minimind_jax.files import open_lines
 from minimind_jax.tokenizer import load_tokenizer
 
 ARRAYS = ("tokens", "offsets", "n_bytes", "doc_hash")
@@ -98,6 +99,21 @@ def test_a_line_that_is_too_long_is_counted_once(
         store = open_store(path, ByteTokenizer(), str(tmp_path / "cache"))
         assert (store.meta.n_docs, store.meta.n_records, [bad.line for bad in store.meta.bad]) == (4, 6, [2, 5])
         assert {bad.reason for bad in store.meta.bad} == {"longer than 0 MiB"}
+
+
+def test_of_a_line_that_is_too_long_little_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with open(path, "wb") as file:
+        file.write(b'{"text": "a"}\n')
+        for _ in range(60):
+            file.write(b"x" * 2**20)
+        file.write(b'\n{"text": "b"}\n')
+    with open_lines(path) as lines:
+        chunks = list(content.read_chunks(lines))
+    assert sum(n_bytes for _, _, n_bytes in chunks) == path.stat().st_size
+    assert max(len(data) for data, _, _ in chunks) < 19 * 2**20
+    store = open_store(path, ByteTokenizer(), str(tmp_path / "cache"), num_workers=1)
+    assert (store.meta.n_docs, [(bad.line, bad.reason) for bad in store.meta.bad]) == (2, [(2, "longer than 16 MiB")])
 
 
 # --- Directories --------------------------------------------------------------------------------

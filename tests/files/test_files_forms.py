@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import gzip
+import itertools
 import json
+import random
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from minimind_jax import files
 from minimind_jax.errors import UserError
 from minimind_jax.files import MAX_LINE_BYTES, locate, open_lines, pieces, recognise
+from minimind_jax.files.convert import json_lines
 
 MESSAGE = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text(max_size=9)})
 RECORDS = st.lists(
@@ -198,6 +201,20 @@ def test_array_elements_may_be_anything(tmp_path: Path) -> None:
     assert recognise(path).name == "JSON array"
 
 
+@given(
+    st.lists(st.one_of(st.integers(0, 10**6), st.text(max_size=5), st.lists(st.integers(-99, 99), max_size=3))),
+    st.lists(st.integers(1, 9), min_size=1),
+    st.sampled_from([None, 1]),
+)
+def test_an_array_may_be_cut_anywhere(records: list[Any], lengths: list[int], indent: int | None) -> None:
+    """Pieces of these lengths, in turn; a number or a character may go on in the next one."""
+    data = json.dumps(records, indent=indent, ensure_ascii=False).encode()
+    cuts = itertools.accumulate(itertools.cycle(lengths))
+    ends = [0, *itertools.takewhile(lambda end: end < len(data), cuts), len(data)]
+    lines = json_lines(Path("a.json"), (data[a:b] for a, b in itertools.pairwise(ends)))
+    assert [json.loads(line) for line in lines] == records
+
+
 def test_what_json_cannot_say_stays_to_be_judged_record_by_record(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     elements = [b'{"text": "\\ud800"}', b'{"n": ' + b"9" * 5000 + b"}", b'{"text": "b"}']
@@ -255,6 +272,23 @@ def test_columns_of_any_type(tmp_path: Path) -> None:
         {"text": "a", "binary_text": "café", "day": "2024-02-29", "share": 0.5, "tools": [{"name": "f"}]},
         {"text": None, "binary_text": "2 bytes", "day": None, "share": float("inf"), "tools": []},
     ]
+
+
+def test_a_row_group_is_not_held_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    rng = random.Random(0)
+    pq.write_table(pa.table({"text": [rng.randbytes(500).hex() for _ in range(30_000)]}), path, use_dictionary=False)
+    assert pq.ParquetFile(path).num_row_groups == 1 and path.stat().st_size > 15 * 2**20
+    before, peak, n = pa.total_allocated_bytes(), 0, 0
+    tracemalloc.start()  # what the library reads are objects of Python
+    with open_lines(path) as lines:
+        for _ in lines:
+            n += 1
+            peak = max(peak, pa.total_allocated_bytes() - before)
+    peak += tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert n == 30_000
+    assert peak < 12 * 2**20
 
 
 def test_text_in_parquet_that_is_no_utf8(tmp_path: Path) -> None:

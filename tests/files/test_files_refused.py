@@ -214,6 +214,12 @@ def test_anything_else_is_named(content: str | bytes, name: str, tmp_path: Path)
     assert OTHERS[content] in refusal(path)
 
 
+def test_text_in_an_unknown_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes("Größe\n".encode("latin-1"))
+    assert "is no UTF-8 text, nor anything else that is known" in refusal(path)
+
+
 def test_a_database(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     with sqlite3.connect(path) as database:
