@@ -198,8 +198,8 @@ def load_model(path: str | Path, step: int | None = None) -> LoadedModel:
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
             f"{path}: its tokenizer has {tokenizer.vocab_size} entries but its model's vocab_size is "
-            f"{config.vocab_size}: they do not belong together; to train rows for the others, give train.py "
-            "--config.init_from this directory and --config.tokenizer_change=resize"
+            f"{config.vocab_size}: they do not belong together; to train rows for the others, start from it by "
+            f"--config.init_from={path} --config.tokenizer_change=resize"
         )
     return LoadedModel(config, params, tokenizer, step, Path(path))
 

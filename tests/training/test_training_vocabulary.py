@@ -122,7 +122,7 @@ def test_a_directory_whose_tokenizer_has_more_entries_than_its_model_has_rows(ti
     shutil.copyfile(
         write_variant(tmp_path / "more", added=("<|extra|>",)) / "tokenizer.json", exported / "tokenizer.json"
     )
-    with pytest.raises(UserError, match=r"do not belong together.*tokenizer_change=resize"):
+    with pytest.raises(UserError, match=f"do not belong together.*--config.init_from={exported} {RESIZE}$"):
         load_model(exported)
     flags = arguments("sft", tmp_path / "run", files, exported)
     message = refused(*flags)
