@@ -225,14 +225,14 @@ def test_what_the_quantiser_makes_of_any_rows_is_within_the_rounding(kind, rows,
 # --- The check after writing ---------------------------------------------------------------------------
 
 
-def flip(name, byte):
+def flip(name, byte, bit=0x40):
     def corrupt(path):
         offset = {t.name: t.data_offset for t in gguf.GGUFReader(path).tensors}[name]
         with open(path, "r+b") as file:
             file.seek(offset + byte)
             old = file.read(1)[0]
             file.seek(offset + byte)
-            file.write(bytes([old ^ 0x40]))
+            file.write(bytes([old ^ bit]))
 
     return corrupt
 
@@ -259,6 +259,7 @@ def cut(path):
         ("bf16", flip("blk.0.ffn_up.weight", 1), "blk.0.ffn_up.weight reads back"),
         ("q8_0", flip("blk.0.ffn_up.weight", 7), "blk.0.ffn_up.weight reads back"),
         ("q8_0", flip("blk.0.ffn_up.weight", 1), "blk.0.ffn_up.weight reads back"),  # a scale
+        ("q4_0", flip("blk.0.ffn_up.weight", 9, bit=1), "blk.0.ffn_up.weight reads back"),  # to the next level
         *((kind, flip("blk.0.ffn_up.weight", byte), "blk.0.ffn_up.weight reads back")
           for kind in ("q5_1", "q4_0") for byte in (0, 1, 2, 5, 17)),
         ("f16", replace(b"<think>", b"<thunk>"), "tokenizer.ggml.tokens of the exported file reads back"),
