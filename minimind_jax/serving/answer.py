@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from minimind_jax.inference.engine import Piece
 from minimind_jax.inference.options import Options
+from minimind_jax.inference.request import Piece
 from minimind_jax.serving.errors import bad_request
 from minimind_jax.serving.requests import GenerationRequest
 from minimind_jax.serving.settings import Settings

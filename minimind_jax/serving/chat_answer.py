@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from minimind_jax.inference.engine import Engine, Piece, Token
+from minimind_jax.inference.engine import Engine
+from minimind_jax.inference.request import Piece, Token
 from minimind_jax.serving.answer import Answer, new_tokens_limit
 from minimind_jax.serving.answer_parser import AnswerParser, Content, Part, Thought
 from minimind_jax.serving.conversation import Conversation, parse_messages, parse_tools, render

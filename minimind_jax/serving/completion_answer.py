@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from minimind_jax.inference.engine import Engine, Piece, Token
+from minimind_jax.inference.engine import Engine
+from minimind_jax.inference.request import Piece, Token
 from minimind_jax.serving.answer import Answer, new_tokens_limit
 from minimind_jax.serving.errors import bad_request
 from minimind_jax.serving.logprobs import CompletionLogprobs

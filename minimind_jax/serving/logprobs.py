@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Sequence
 from typing import Any
 
-from minimind_jax.inference.engine import Token
+from minimind_jax.inference.request import Token
 from minimind_jax.tokenizer import Tokenizer
 
 _LEAST = -9999.0  # JSON has no infinity

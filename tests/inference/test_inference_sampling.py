@@ -14,12 +14,8 @@ V, N = 12, 20_000
 LOGITS = np.random.default_rng(3).normal(0, 1.5, V).astype(np.float32)
 
 
-@jax.jit
-def sample(logits, sampling, positions, seen=None):
-    seen = jnp.zeros(logits.shape, bool) if seen is None else seen
-    return module.sample(logits, sampling, positions, seen)
-
-
+sample = jax.jit(module.sample)
+adjust = jax.jit(module.adjust)
 keep_top = jax.jit(module.keep_top)
 
 
@@ -158,10 +154,10 @@ def test_cuts_and_penalty_are_those_of_transformers(seed, temperature, top_k, to
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=penalty, seed=seed
     )
     sampling = module.make_sampling(options)
-    penalised = module._penalise(jnp.asarray(logits), sampling.repetition_penalty, jnp.asarray(seen))
+    penalised = adjust(logits, sampling, seen, np.zeros((1, V), np.int32))
     kept = np.asarray(keep_top(penalised / temperature, sampling))
     theirs = scores.numpy()
     np.testing.assert_array_equal(np.isfinite(kept), np.isfinite(theirs))
     np.testing.assert_allclose(kept[np.isfinite(kept)], theirs[np.isfinite(theirs)], rtol=1e-5)
-    drawn = int(sample(jnp.asarray(logits), sampling, jnp.zeros(1, jnp.int32), jnp.asarray(seen))[0])
+    drawn = int(sample(penalised, sampling, jnp.zeros(1, jnp.int32))[0])
     assert np.isfinite(theirs[0, drawn])

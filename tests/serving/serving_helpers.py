@@ -17,7 +17,8 @@ import uvicorn
 
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
-from minimind_jax.inference.engine import Engine, Piece, Statistics, Token
+from minimind_jax.inference.engine import Engine, Statistics
+from minimind_jax.inference.request import Piece, Token
 from minimind_jax.model import abstract_params
 from minimind_jax.serving import Settings, bind, create_app
 from minimind_jax.tokenizer import load_tokenizer

@@ -237,7 +237,9 @@ def test_sampling_options_reach_the_engine(scripted):
     client, engine = scripted("ok")
     extra = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.2, "stop_token_ids": [7], "ignore_eos": True}
     chat(client, temperature=0.5, top_p=0.25, seed=3, stop="x", max_tokens=9, extra_body=extra)
-    assert engine.options[0] == Options(9, 0.5, 5, 0.25, 0.1, 1.2, 3, ("x",), (7,), True)
+    assert engine.options[0] == Options(
+        9, 0.5, 5, 0.25, 0.1, 1.2, seed=3, stop=("x",), stop_token_ids=(7,), ignore_eos=True
+    )
     chat(client, temperature=openai.omit, extra_body={"top_k": -1})
     assert (engine.options[1].temperature, engine.options[1].top_p, engine.options[1].top_k) == (0.7, 0.9, 0)
 

@@ -9,7 +9,7 @@ import time
 import pytest
 from serving_helpers import TOOL, ScriptedEngine, ask, question, served, tiny_engine, wait_for
 
-from minimind_jax.inference.engine import Piece, QueueFullError
+from minimind_jax.inference.request import Piece, QueueFullError
 from minimind_jax.serving import Settings
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
