@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minimind_jax.inference import chat_prompt
 from minimind_jax.serving.answer_parser import THINK
 from minimind_jax.serving.errors import bad_request
 from minimind_jax.tokenizer import Tokenizer
@@ -31,17 +30,34 @@ class Prompt:
     in_thought: bool = False  # it ends with an open `<think>`
 
 
-def render(tokenizer: Tokenizer, conversation: Conversation, thinking: bool) -> Prompt:
-    """The prompt for the assistant's next message.
+def render(
+    tokenizer: Tokenizer,
+    conversation: Conversation,
+    thinking: bool,
+    variables: Mapping[str, Any] | None = None,
+    continue_final: bool = False,
+) -> Prompt:
+    """The prompt for the assistant's next message, or for the rest of its last one.
 
     Answers after the last question that have no thoughts get the empty block that training gives them: those which
     called a function, whose results the model is about to read.
+
+    Args:
+      variables: further ones of the template.
+      continue_final: the last message, the assistant's, is not finished.
 
     Raises:
       UserError: as `inference.chat_prompt`.
     """
     messages = with_empty_thoughts(conversation.messages)
-    tokens = chat_prompt(tokenizer, Conversation(messages, conversation.tools), enable_thinking=thinking)
+    text = tokenizer.apply_chat_template(
+        messages,
+        conversation.tools,
+        **{**(variables or {}), "enable_thinking": thinking, "add_generation_prompt": not continue_final},
+    )
+    if continue_final:
+        text = text[: text.rfind(tokenizer.decode([tokenizer.eos_id], skip_special_tokens=False))]
+    tokens = tokenizer.encode_rendered(text)
     end = tokenizer.decode(tokens[-4 * len(THINK) :], skip_special_tokens=False)
     return Prompt(tokens, in_thought=end.rstrip().endswith(THINK))
 
