@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import llguidance
-import llguidance.numpy
 import numpy as np
 
 from minimind_jax.errors import UserError
@@ -35,7 +34,7 @@ class Grammars:
 
     def mark(self, text: str) -> str:
         """A term for a mark such as `</think>`: the one token that it is, else its text."""
-        ids = self._vocabulary.tokenize_str(text, parse_special=True)
+        ids = self._tokenizer.encode_rendered(text)
         return f"<[{ids[0]}]>" if len(ids) == 1 and self._vocabulary.is_special_token(ids[0]) else json.dumps(text)
 
     def json_rule(self, schema: Mapping[str, Any]) -> str:
@@ -58,19 +57,16 @@ class Grammars:
 
     @functools.cached_property
     def _vocabulary(self) -> llguidance.LLTokenizer:
-        path = self._tokenizer.path / "tokenizer.json"
-        try:
-            return llguidance.LLTokenizer(
-                path.read_text("utf-8"), n_vocab=self._vocab_size, eos_token=self._tokenizer.eos_id
-            )
-        except Exception as e:  # the library says of no exception what it is
-            raise UserError(f"answers in a given form are not possible with {path}: {e}") from e
+        return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Vocabulary(self._tokenizer)))
 
     def _compile(self, grammar: str) -> llguidance.LLMatcher:
         compiled = llguidance.LLMatcher.grammar_from_lark(grammar)
         matcher = llguidance.LLMatcher(self._vocabulary, compiled, log_level=0, limits=self._limits)
-        probe = Constraint(matcher.deep_copy())
+        first = matcher.deep_copy()
+        probe = Constraint(first)
         probe.fill(self.free_masks(1)[0])
+        if forced := first.compute_ff_tokens():  # a schema that must contain itself is found out by its first step
+            probe.push(forced[0])
         if probe.error:
             raise UserError(probe.error)
         return matcher
@@ -78,6 +74,29 @@ class Grammars:
     def free_masks(self, n_rows: int) -> np.ndarray:
         """int32 (n_rows, words): one bit a token, all of them set, for `Constraint.fill`."""
         return np.full((n_rows, -(-self._vocab_size // 32)), -1, np.int32)
+
+
+class _Vocabulary:
+    """The tokenizer as llguidance's `TokenizerWrapper` takes it.
+
+    Its own reading of tokenizer.json would make control tokens of text that only looks like them.
+    """
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.eos_token_id = tokenizer.eos_id
+        tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+        if not any(tokens):
+            raise UserError(f"answers of a given form need a byte-level tokenizer, which {tokenizer.path} is not")
+        self.tokens = [data or b"" for data in tokens]
+        added = json.loads((tokenizer.path / "tokenizer.json").read_text("utf-8")).get("added_tokens") or []
+        # Those that plain text never becomes.
+        self.special_token_ids = [t["id"] for t in added if tokenizer.encode(t["content"]) != [t["id"]]]
+
+    def __call__(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
 
 
 class Constraint:
@@ -89,7 +108,9 @@ class Constraint:
 
     def fill(self, mask: np.ndarray) -> None:
         """Sets the bits of the tokens that may come next in `mask` (words,), and no others."""
-        llguidance.numpy.fill_next_token_bitmask(self._matcher, mask[None])
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.int32)  # of whole words, perhaps one more
+        mask[:] = 0
+        mask[: len(bits)] = bits[: len(mask)]
         self._is_stuck = not mask.any()
 
     def push(self, token: int) -> None:
@@ -104,5 +125,5 @@ class Constraint:
     @property
     def error(self) -> str:
         """Why the sequence cannot go on; "" = it can."""
-        reason = self._matcher.get_error().split("\n")[0]
+        reason = " ".join(self._matcher.get_error().split())
         return reason or ("no token can follow" if self._is_stuck else "")

@@ -102,8 +102,9 @@ class Engine:
             raise UserError("the prompt is empty: give at least one token, such as the bos token")
         if not all(0 <= token < self.config.vocab_size for token in prompt):
             raise UserError(f"the prompt holds tokens outside the vocabulary of {self.config.vocab_size}")
-        if not all(token < self.config.vocab_size for token, _ in options.logit_bias):
-            raise UserError(f"logit_bias={dict(options.logit_bias)} names a token beyond the {self.config.vocab_size}")
+        for token, _ in options.logit_bias:
+            if token >= self.config.vocab_size:
+                raise UserError(f"logit_bias={token} is no token: the vocabulary has {self.config.vocab_size}")
         room = self.max_context - len(prompt)
         if room < min(options.max_new_tokens, 1):
             raise UserError(

@@ -14,6 +14,7 @@ from minimind_jax.serving.answer_grammar import chat_grammar, function_schemas
 from minimind_jax.serving.answer_parser import AnswerParser, Content, Part, Thought
 from minimind_jax.serving.conversation import Conversation, Prompt, parse_messages, parse_tools, render
 from minimind_jax.serving.errors import bad_request
+from minimind_jax.serving.form_parser import FormParser
 from minimind_jax.serving.logprobs import chat_logprobs
 from minimind_jax.serving.requests import ChatRequest, NamedTool
 from minimind_jax.serving.settings import Settings
@@ -44,7 +45,7 @@ class ChatAnswer(Answer):
         def choice(_: int) -> _Choice:
             return _Choice(
                 engine.tokenizer,
-                AnswerParser(prompt.in_thought, with_tools=bool(tools)),
+                FormParser(prompt.in_thought) if grammar else AnswerParser(prompt.in_thought, with_tools=bool(tools)),
                 max_calls=None if request.parallel_tool_calls else 1,
                 with_logprobs=request.logprobs,
             )
@@ -97,7 +98,9 @@ def _grammar(
 
 
 class _Choice:
-    def __init__(self, tokenizer: Tokenizer, parser: AnswerParser, max_calls: int | None, with_logprobs: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, parser: AnswerParser | FormParser, max_calls: int | None, with_logprobs: bool
+    ) -> None:
         self._tokenizer, self._parser, self._max_calls = tokenizer, parser, max_calls
         self._with_logprobs = with_logprobs
         self._tokens: list[Token] = []  # of which no chunk has told yet
