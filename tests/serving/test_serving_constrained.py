@@ -165,6 +165,9 @@ def test_json_or_calls_as_the_model_likes(client):
     (choice,) = chat(client, logit_bias={str(opening): 100}, **options).choices
     check_call(choice.message.tool_calls[0])
     assert choice.finish_reason == "tool_calls"
+    for seed in range(4):
+        (choice,) = chat(client, tool_choice="required", seed=seed, **options).choices
+        assert choice.message.tool_calls and choice.message.content is None
     (choice,) = chat(client, tools=TOOLS, tool_choice="none", response_format=FORMAT).choices
     jsonschema.validate(json.loads(choice.message.content), COLOUR)
 
