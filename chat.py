@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--top-k", type=int, default=0, help="number of the likeliest; 0 = all (default)")
     parser.add_argument("--min-p", type=float, default=0.0, help="share of the likeliest one's; 0 = all (default)")
     parser.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1 = fewer repetitions")
+    parser.add_argument("--frequency-penalty", type=float, default=0.0, help="-2 to 2: for each time a token was used")
+    parser.add_argument("--presence-penalty", type=float, default=0.0, help="-2 to 2: if a token was used at all")
     parser.add_argument("--seed", type=int, help="the same answers again (default: random)")
     args = parser.parse_args()
     with user_errors():
@@ -39,6 +41,8 @@ def main() -> None:
             top_k=args.top_k,
             min_p=args.min_p,
             repetition_penalty=args.repetition_penalty,
+            frequency_penalty=args.frequency_penalty,
+            presence_penalty=args.presence_penalty,
             seed=secrets.randbits(32) if args.seed is None else args.seed,
         )
         terminal = open_terminal()

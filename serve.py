@@ -19,7 +19,16 @@ def main() -> None:
     add_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 = reachable from outside (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8998, help="0 = any free one (default: %(default)s)")
-    parser.add_argument("--name", help="the model's name in requests (default: the directory's)")
+    parser.add_argument(
+        "--name",
+        "--served-model-name",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="the model's names in requests, the first one also in answers to those that name none "
+        "(default: the directory's)",
+    )
+    parser.add_argument("--any-model", action="store_true", help="answer to every name")
     parser.add_argument("--api-key", help="that requests must carry; better in the environment, MINIMIND_API_KEY")
     parser.add_argument("--cors-origin", action="append", default=[], help="web page that may ask, such as http://x:80")
     parser.add_argument("--max-batch", type=int, default=32, help="sequences decoded together (default: %(default)s)")
@@ -37,8 +46,11 @@ def main() -> None:
         log = functools.partial(print, flush=True)
         if args.api_key == "":
             raise UserError("--api-key is empty: give a key, or leave it away to let anybody ask")
+        names = args.name or [Path(args.model).resolve().name]
         settings = Settings(
-            args.name or Path(args.model).resolve().name,
+            names[0],
+            aliases=tuple(names[1:]),
+            any_name=args.any_model,
             max_tokens=args.max_tokens,
             temperature=args.temperature,
             top_p=args.top_p,

@@ -10,10 +10,11 @@ from minimind_jax.chat.conversation import (
 )
 from minimind_jax.chat.encoding import EMPTY_THINK, TARGET, ChatEncoder, EncodedChat, target_bytes
 from minimind_jax.chat.records import ConversationRecord, PairRecord, read_conversation, read_pair
-from minimind_jax.chat.template import ChatTemplate, Prompt, chat_template
+from minimind_jax.chat.template import RESERVED, ChatTemplate, Prompt, chat_template
 
 __all__ = [
     "EMPTY_THINK",
+    "RESERVED",
     "TARGET",
     "AnswerParser",
     "ChatEncoder",

@@ -53,11 +53,12 @@ class EncodedChat:
 
 
 class ChatEncoder:
-    """Encodes conversations by a tokenizer directory, whichever. Raises UserError as `ChatTemplate`."""
+    """Encodes conversations by a tokenizer directory, whichever. Raises UserError as `ChatTemplate.check_turns`."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self.template = chat_template(tokenizer)
+        self.template.check_turns()
         self._cuts: dict[str, list[int]] = {}  # what ends a prompt or an answer -> its tokens
 
     def encode(self, conversation: Conversation) -> list[EncodedChat]:

@@ -25,7 +25,7 @@ THINK, END_THINK = "<think>", "</think>"
 _MARKS = re.compile(rf"(?:{THINK}\s*)?(?:{END_THINK}\s*)?")
 EMPTY_BLOCK = re.compile(rf"{THINK}\s*{END_THINK}\n{{0,2}}")
 # Variables of a rendering that are not the template's own to set.
-RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
+RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message", "self"})
 
 _Q, _A, _PROBE = "question?", "answer!", "zqxprobe"
 _QUESTION = {"role": "user", "content": _Q}
@@ -66,7 +66,7 @@ class Turn:
 
 @functools.lru_cache(maxsize=16)
 def chat_template(tokenizer: Tokenizer) -> ChatTemplate:
-    """The tokenizer's template, probed once. Raises UserError as `ChatTemplate`."""
+    """The tokenizer's template, probed once."""
     return ChatTemplate(tokenizer)
 
 
@@ -74,42 +74,44 @@ class ChatTemplate:
     """A tokenizer directory's template.
 
     Attributes:
-      header: what opens an answer, such as `<|im_start|>assistant` and a line break.
+      header: what opens an answer, such as `<|im_start|>assistant` and a line break; "" where that is not known.
       has_switch: whether the prompts with and without thinking differ.
-
-    Raises:
-      UserError: no chat template, or one in which answers cannot be told apart: nothing opens them, or something that
-        a user could write, or they do not end with the eos token.
+      problem: why nothing can be learnt by it, "" if it can; prompts can be had for all that.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._end_token = tokenizer.decode([tokenizer.eos_id], skip_special_tokens=False)
         self._parts: dict[str, bool] = {}  # parts of a conversation, and whether they are rendered
+        self.header, self.problem, self.has_switch, self._always_thinks = "", "", True, False
         try:
             prompts = {thinking: self._prompt_text(Conversation([_QUESTION]), thinking) for thinking in (True, False)}
             self.has_switch = prompts[True] != prompts[False]
-            self.header = self._find_header(prompts)
             self._always_thinks = not self.has_switch and _opens_thought(prompts[True])
+            self.header = self._find_header(prompts)
             self._check()
-        except ConversationError as e:
-            raise UserError(str(e)) from None
+        except UserError as e:
+            self.header, self.problem = "", str(e)
 
     # --- Prompts --------------------------------------------------------------------------------
 
-    def prompt(self, conversation: Conversation, thinking: bool = False, **variables: Any) -> Prompt:
+    def prompt(
+        self, conversation: Conversation, thinking: bool = False, variables: Mapping[str, Any] | None = None
+    ) -> Prompt:
         """What the assistant's next message is written after.
 
         Args:
           thinking: the template's switch, if it has one.
-          variables: more of the template's variables.
+          variables: more of the template's variables, none of RESERVED.
 
         Raises:
           ConversationError: the template refuses the conversation, leaves a part of it out, or opens no answer.
         """
         self._check_rendered(conversation)
-        text = self._prompt_text(self._neutral(conversation), thinking, **self._tokenizer.neutralizer.value(variables))
-        self._header_end(text)
+        variables = self._tokenizer.neutralizer.value(variables or {})
+        text = self._prompt_text(self._neutral(conversation), thinking, variables)
+        if self.header:
+            self._header_end(text)
         return Prompt(self._tokenizer.encode_rendered(text), _opens_thought(text))
 
     def unfinished(self, conversation: Conversation) -> Prompt:
@@ -120,6 +122,15 @@ class ChatTemplate:
         text = turn.text[: turn.end_token]
         in_thought = text.rfind(THINK, turn.header_end) > text.rfind(END_THINK, turn.header_end)
         return Prompt(self._tokenizer.encode_rendered(text), in_thought)
+
+    def check_turns(self) -> None:
+        """Raises ConversationError where answers cannot be told apart.
+
+        There is no chat template, or nothing opens answers, or something that a user could write, or they do not end
+        with the eos token.
+        """
+        if self.problem:
+            raise ConversationError(self.problem, "messages")
 
     def check_switch(self, thinking: bool) -> None:
         """Raises UserError where the template cannot do as asked."""
@@ -151,6 +162,7 @@ class ChatTemplate:
 
     def last_turn(self, conversation: Conversation) -> Turn:
         """The last message, the assistant's, after at least one other. Raises as `turns`."""
+        self.check_turns()
         last = len(conversation.messages) - 1
         self._check_rendered(conversation, [last])
         return self._turn(self._neutral(conversation), last)
@@ -178,21 +190,22 @@ class ChatTemplate:
         clean, tools = self._tokenizer.neutralizer, conversation.tools
         return Conversation(clean.messages(conversation.messages), tools and clean.value(tools))
 
-    def _prompt_text(self, conversation: Conversation, thinking: bool, **variables: Any) -> str:
-        return self._render(
-            conversation.messages, conversation.tools, thinking, add_generation_prompt=True, **variables
-        )
+    def _prompt_text(
+        self, conversation: Conversation, thinking: bool, variables: Mapping[str, Any] | None = None
+    ) -> str:
+        prompting = {"add_generation_prompt": True, **(variables or {})}
+        return self._render(conversation.messages, conversation.tools, thinking, prompting)
 
     def _render(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None,
         thinking: bool,
-        **variables: Any,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
-        switches = {"enable_thinking": thinking, "open_thinking": thinking}
+        switches = {"enable_thinking": thinking, "open_thinking": thinking, **(variables or {})}
         try:
-            return self._tokenizer.render(messages, tools, **(switches | variables))
+            return self._tokenizer.render(messages, tools, **switches)
         except UserError as e:
             raise ConversationError(str(e), "messages") from None
 

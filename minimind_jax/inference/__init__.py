@@ -1,8 +1,9 @@
 """Generation with a static key/value cache, compiled: whole batches, or requests that come and go."""
 
-from minimind_jax.inference.engine import Engine, Piece, QueueFullError, Request, Token
+from minimind_jax.inference.engine import Engine
 from minimind_jax.inference.generate import generate, generate_text
 from minimind_jax.inference.options import Options
+from minimind_jax.inference.request import Piece, QueueFullError, Request, Token
 
 __all__ = [
     "Engine",

@@ -17,7 +17,7 @@ import numpy as np
 from minimind_jax.config import ModelConfig
 from minimind_jax.inference.cache import Cache, first_attention, piece_attention, step_attention, with_slots
 from minimind_jax.inference.options import MAX_TOP_LOGPROBS, Options
-from minimind_jax.inference.sampling import Sampling, make_sampling, sample
+from minimind_jax.inference.sampling import Sampling, adjust, make_sampling, sample
 from minimind_jax.model import AttentionFn, Params, hidden_states_with_cache, logits, pick_attention, xla_attention
 
 _KERNEL_TOKENS = 256  # what pick_attention's check runs
@@ -30,7 +30,8 @@ class Rows(NamedTuple):
     positions: jax.Array  # (B,) int32, where it stands; the cache is good for the positions before
     limits: jax.Array  # (B,) int32, tokens at which a sequence is complete; 0 once it has ended
     eos: jax.Array  # (B,) int32, the token that ends it; -1 = none
-    seen: jax.Array  # (B, V) bool, tokens of the sequence so far, for the repetition penalty
+    in_prompt: jax.Array  # (B, V) bool, tokens of the prompt
+    counts: jax.Array  # (B, V) int32, how often each token stands in the answer
     wants_logprobs: jax.Array  # (B,) bool
     sampling: Sampling
 
@@ -65,15 +66,16 @@ def make_rows(
     """
     n = len(prompts)
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-    seen = np.zeros((n, vocab_size), bool)
-    for row, prompt in zip(seen, prompts, strict=True):
+    in_prompt = np.zeros((n, vocab_size), bool)
+    for row, prompt in zip(in_prompt, prompts, strict=True):
         row[list(prompt)] = True
     values: dict[str, Any] = {
         "tokens": np.array([prompt[-1] for prompt in prompts], np.int32),
         "positions": lengths - 1,
         "limits": lengths + np.array(new_tokens, np.int32),
         "eos": np.full(n, -1 if options.ignore_eos else eos_id, np.int32),
-        "seen": seen,
+        "in_prompt": in_prompt,
+        "counts": np.zeros((n, vocab_size), np.int32),
         "wants_logprobs": np.full(n, options.top_logprobs >= 0),
     }
     return Rows(**values, sampling=make_sampling(options, streams))
@@ -86,15 +88,8 @@ def prompt_attention(config: ModelConfig, dtype: jnp.dtype, n_tokens: int) -> At
 
 @functools.partial(jax.jit, static_argnames=("config", "n_slots", "attention"))
 def read_prompts(config: ModelConfig, params: Params, tokens: jax.Array, n_slots: int, attention: AttentionFn) -> Cache:
-    """The cache, with `n_slots` >= T slots, of right-padded prompts `tokens` (B, T).
-
-    What padding leaves in a cache is never looked at: a slot is read by later positions only, and those overwrite it
-    first.
-    """
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    caches = [None] * config.n_layers
-    attend = first_attention(attention)
-    return with_slots(hidden_states_with_cache(config, params, tokens, positions, caches, attend)[1], n_slots)
+    """The cache, with `n_slots` >= T slots, of right-padded prompts `tokens` (B, T)."""
+    return prompt_states(config, params, tokens, n_slots, attention)[1]
 
 
 @functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("cache",))
@@ -103,8 +98,29 @@ def read_piece(config: ModelConfig, params: Params, cache: Cache, tokens: jax.Ar
 
     The piece may be padded at its end, but not beyond the slots.
     """
+    return piece_states(config, params, cache, tokens, start)[1]
+
+
+def prompt_states(
+    config: ModelConfig, params: Params, tokens: jax.Array, n_slots: int, attention: AttentionFn
+) -> tuple[jax.Array, Cache]:
+    """The final hidden states (B, T, D) of right-padded prompts (B, T), and their cache.
+
+    What padding leaves in a cache is never looked at: a slot is read by later positions only, and those overwrite it
+    first.
+    """
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    attend = first_attention(attention)
+    hidden, cache = hidden_states_with_cache(config, params, tokens, positions, [None] * config.n_layers, attend)
+    return hidden, with_slots(cache, n_slots)
+
+
+def piece_states(
+    config: ModelConfig, params: Params, cache: Cache, tokens: jax.Array, start: jax.Array
+) -> tuple[jax.Array, Cache]:
+    """The final hidden states (1, T, D) of a piece of a prompt, and the cache with it."""
     positions = start + jnp.arange(tokens.shape[1])[None]
-    return hidden_states_with_cache(config, params, tokens, positions, cache, piece_attention(start))[1]
+    return hidden_states_with_cache(config, params, tokens, positions, cache, piece_attention(start))
 
 
 @functools.partial(jax.jit, donate_argnames=("cache", "rows"))
@@ -145,17 +161,24 @@ def read_tokens(config: ModelConfig, params: Params, cache: Cache, rows: Rows) -
     return cache, logits(params, hidden[:, 0])
 
 
-def choose(scores: jax.Array, rows: Rows) -> tuple[Rows, jax.Array]:
-    """Chooses the next tokens (B,) by logits (B, V), and adds them; an end token completes its row instead."""
+def choose(scores: jax.Array, rows: Rows, allowed: jax.Array | None = None) -> tuple[Rows, jax.Array]:
+    """Chooses the next tokens (B,) by logits (B, V), and adds them; an end token completes its row instead.
+
+    Args:
+      allowed: (B, V) bool, at least one a row; None = all.
+    """
     at = rows.positions
-    chosen = sample(scores, rows.sampling, at + 1, rows.seen)
+    adjusted = adjust(scores, rows.sampling, rows.in_prompt, rows.counts)
+    if allowed is not None:
+        adjusted = jnp.where(allowed, adjusted, -jnp.inf)
+    chosen = sample(adjusted, rows.sampling, at + 1)
     ends = rows.active & (chosen == rows.eos)
     grows = rows.active & ~ends
     rows = rows._replace(
         tokens=jnp.where(grows, chosen, rows.tokens),
         positions=at + grows,
         limits=jnp.where(ends, 0, rows.limits),
-        seen=rows.seen.at[jnp.arange(len(chosen)), chosen].max(grows),
+        counts=rows.counts.at[jnp.arange(len(chosen)), chosen].add(grows),
     )
     return rows, chosen
 
@@ -166,12 +189,24 @@ def choose_with_logprobs(scores: jax.Array, rows: Rows) -> tuple[Rows, Step]:
 
     A program of its own: it takes longer to compile than a layer, and is the same for any number of slots.
     """
+    return _choose(scores, rows, None)
+
+
+@functools.partial(jax.jit, donate_argnames=("rows",))
+def choose_allowed(scores: jax.Array, rows: Rows, mask: jax.Array) -> tuple[Rows, Step]:
+    """`choose_with_logprobs` among the tokens whose bit is set in `mask` (B, at least V / 32) int32."""
+    bits = mask[:, :, None] >> jnp.arange(32) & 1
+    return _choose(scores, rows, bits.reshape(len(mask), -1)[:, : scores.shape[-1]] == 1)
+
+
+def _choose(scores: jax.Array, rows: Rows, allowed: jax.Array | None) -> tuple[Rows, Step]:
     wants = jnp.any(rows.wants_logprobs)
-    rows, chosen = choose(scores, rows)
-    return rows, jax.lax.cond(wants, _with_logprobs, _without_logprobs, scores, chosen)
+    rows, chosen = choose(scores, rows, allowed)
+    return rows, jax.lax.cond(wants, with_logprobs, _without_logprobs, scores, chosen)
 
 
-def _with_logprobs(scores: jax.Array, chosen: jax.Array) -> Step:
+def with_logprobs(scores: jax.Array, chosen: jax.Array) -> Step:
+    """Of `chosen` (B,) by logits (B, V)."""
     logprobs = jax.nn.log_softmax(scores.astype(jnp.float32), axis=-1)
     top, ids = jax.lax.top_k(logprobs, min(MAX_TOP_LOGPROBS, scores.shape[-1]))
     padding = [(0, 0), (0, MAX_TOP_LOGPROBS - top.shape[-1])]

@@ -1,7 +1,8 @@
 """Continuous batching: requests join and leave a running batch at any step.
 
 One thread owns the device. Each round it reads a piece of waiting prompts, dispatches one decode step for all running
-sequences and then, while the device computes, hands out the tokens of the step before. Batch and cache grow and
+sequences and then, while the device computes, hands out the tokens of the step before. Where a sequence follows a
+grammar, that is done between the logits and the choice, which must know all tokens before. Batch and cache grow and
 shrink by powers of two, so few programs are compiled, whatever is asked for.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import collections
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,58 +22,15 @@ from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
 from minimind_jax.inference import decode
 from minimind_jax.inference.cache import MIN_SLOTS, Cache, count_slots, empty_cache, power_of_two
+from minimind_jax.inference.constraint import Grammars
 from minimind_jax.inference.options import Options
+from minimind_jax.inference.prompt_reader import PIECE, PromptReader
+from minimind_jax.inference.request import Piece, QueueFullError, Request
 from minimind_jax.model import Params, unstack_layers
 from minimind_jax.tokenizer import Tokenizer
 from minimind_jax.tokenizer.text_stream import TextStream
 
-_MIN_PIECE, _PIECE = 16, 512  # tokens of a prompt that are read at once
 _PATIENCE = 4  # rounds that a smaller batch must do before memory is moved to make it smaller
-
-
-class QueueFullError(Exception):
-    """More requests wait than the engine takes: try again later."""
-
-
-@dataclass(frozen=True)
-class Token:
-    id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...]  # (id, log-probability), most likely first
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What one step adds to an answer. `finish_reason` ends it: stop, length, cancelled or error."""
-
-    text: str
-    tokens: tuple[Token, ...] = ()
-    finish_reason: str = ""
-    error: str = ""
-
-
-@dataclass(eq=False)
-class Request:
-    """One sequence on its way through the engine; made by `Engine.submit`."""
-
-    prompt: Sequence[int]
-    options: Options
-    on_piece: Callable[[Piece], None]  # called in the engine's thread: it must not block; an error cancels the request
-    max_new_tokens: int
-    stream: TextStream
-    submitted: float = field(default_factory=time.monotonic)
-    cancelled: bool = False
-    # The engine's own notes.
-    begun: bool = False
-    prompt_cache: Cache | None = None
-    n_read: int = 0  # tokens of the prompt in `prompt_cache`
-    n_dispatched: int = 0  # steps in which it took part
-    n_new: int = 0  # tokens handed out
-    done: bool = False
-
-    def cancel(self) -> None:
-        """Frees its row at the next round; it ends with the reason "cancelled"."""
-        self.cancelled = True
 
 
 @dataclass
@@ -112,6 +69,7 @@ class Engine:
         self.config, self.tokenizer = config, tokenizer
         self.max_context = min(max_context or config.max_seq_len, config.max_seq_len)
         self.statistics = Statistics()
+        self.grammars = Grammars(tokenizer, config.vocab_size)
         self._params = unstack_layers(params, dtype)
         self._dtype, self._max_batch, self._max_queue = dtype, max_batch, max_queue
         self._max_slots = max_slots
@@ -119,8 +77,9 @@ class Engine:
         self._waiting: collections.deque[Request] = collections.deque()
         self._rows: list[Request | None] = [None]
         self._state = self._empty(1, MIN_SLOTS)
-        self._last_read: tuple[Sequence[int], Cache] | None = None  # a prompt but for its last token, and its cache
+        self._reader = PromptReader(config, self._params, dtype, self._compiling)
         self._in_flight: tuple[decode.Step, list[tuple[int, Request]]] | None = None
+        self._scored: list[Request] = []  # whose prompts' log-probabilities are on their way
         self._oversized = 0  # rounds in a row that a smaller batch could have done
         self._wake = threading.Condition()
         self._closed = False
@@ -135,21 +94,26 @@ class Engine:
           on_piece: called with each new piece, in the engine's thread; the last one has a finish_reason.
 
         Raises:
-          UserError: an empty prompt, an id outside the vocabulary, or no room for an answer.
+          UserError: an empty prompt, an id outside the vocabulary, no room for an answer, or a grammar that cannot
+            be followed.
           QueueFullError: too many are waiting.
         """
         if not len(prompt):
             raise UserError("the prompt is empty: give at least one token, such as the bos token")
         if not all(0 <= token < self.config.vocab_size for token in prompt):
             raise UserError(f"the prompt holds tokens outside the vocabulary of {self.config.vocab_size}")
+        for token, _ in options.logit_bias:
+            if token >= self.config.vocab_size:
+                raise UserError(f"logit_bias={token} is no token: the vocabulary has {self.config.vocab_size}")
         room = self.max_context - len(prompt)
-        if room < 1:
+        if room < min(options.max_new_tokens, 1):
             raise UserError(
                 f"the prompt has {len(prompt)} tokens, the limit for prompt and answer together is {self.max_context}: "
                 "shorten it"
             )
         stream = TextStream(self.tokenizer, options.stop)
-        request = Request(list(prompt), options, on_piece, min(options.max_new_tokens, room), stream)
+        constraint = self.grammars.constraint(options.grammar) if options.grammar else None
+        request = Request(list(prompt), options, on_piece, min(options.max_new_tokens, room), stream, constraint)
         with self._wake:
             if self._closed:
                 raise RuntimeError("the engine is closed")
@@ -206,9 +170,14 @@ class Engine:
         before, self._in_flight = self._in_flight, None
         if any(request and request.n_dispatched < request.max_new_tokens for request in self._rows):
             self._fit()
-            self._in_flight = self._dispatch()
+            scores = self._read_tokens()
+            if before and any(request and request.constraint for request in self._rows):
+                self._hand_out(*before)
+                before = None
+            self._in_flight = self._choose(scores)
         if before:
             self._hand_out(*before)
+        self._hand_out_scores()
 
     def _drop_cancelled(self) -> None:
         for request in [r for r in self._waiting if r.cancelled]:
@@ -220,15 +189,18 @@ class Engine:
                 self._leave(row, Piece("", finish_reason="cancelled"))
 
     def _read_prompts(self) -> None:
-        """Reads up to `_PIECE` tokens of waiting prompts, so that running sequences never wait for longer."""
-        budget = _PIECE
+        """Reads up to `PIECE` tokens of waiting prompts, so that running sequences never wait for longer."""
+        budget = PIECE
         while self._waiting and budget > 0 and self.n_running < self._max_batch:
             request = self._waiting[0]
             if not self._has_room(request):
                 break
-            budget -= self._read_piece(request)
+            budget -= self._reader.read(request)
             if request.n_read >= len(request.prompt) - 1:
-                self._join(request)
+                if request.options.score_prompt:
+                    self._scored.append(request)
+                if request.max_new_tokens:
+                    self._join(request)
                 with self._wake:
                     self._waiting.popleft()
 
@@ -238,31 +210,6 @@ class Engine:
         longest = max(len(r.prompt) + r.max_new_tokens for r in [*running, request])
         n_rows = power_of_two(len(running) + 1, 1)
         return not running or n_rows * power_of_two(longest, MIN_SLOTS) <= self._max_slots
-
-    def _read_piece(self, request: Request) -> int:
-        """All but the last token goes into the cache: that one is the first that a decode step reads."""
-        request.begun = True
-        before_last = request.prompt[:-1]
-        if self._last_read and self._last_read[0] == before_last:  # the choices of one request come one after another
-            request.prompt_cache, request.n_read = self._last_read[1], len(before_last)
-            return 1
-        n_slots = power_of_two(len(before_last), MIN_SLOTS)
-        size = min(power_of_two(len(before_last), _MIN_PIECE), _PIECE)
-        tokens = np.zeros((1, size), np.int32)
-        piece = before_last[request.n_read : request.n_read + size]
-        tokens[0, : len(piece)] = piece
-        self._compiling("prompt", size, n_slots)
-        if len(before_last) <= size:
-            attention = decode.prompt_attention(self.config, self._dtype, size)
-            request.prompt_cache = decode.read_prompts(self.config, self._params, tokens, n_slots, attention)
-        else:
-            cache = request.prompt_cache or empty_cache(self.config, 1, n_slots, self._dtype)
-            start = np.int32(request.n_read)
-            request.prompt_cache = decode.read_piece(self.config, self._params, cache, tokens, start)
-        request.n_read += len(piece)
-        if request.n_read == len(before_last):
-            self._last_read = (before_last, request.prompt_cache)
-        return size
 
     def _join(self, request: Request) -> None:
         assert request.prompt_cache is not None
@@ -312,41 +259,79 @@ class Engine:
             self._state = decode.resize(*self._state, chosen, to[1])
             self._rows = [*(self._rows[row] for row in order), *[None] * (to[0] - len(order))]
 
-    def _dispatch(self) -> tuple[decode.Step, list[tuple[int, Request]]]:
+    def _read_tokens(self) -> jax.Array:
+        """Dispatches the step's first half: its logits."""
         self._compiling("decode", len(self._rows), count_slots(self._state[0]))
         cache, scores = decode.read_tokens(self.config, self._params, *self._state)
-        rows, step = decode.choose_with_logprobs(scores, self._state[1])
+        self._state = (cache, self._state[1])
+        return scores
+
+    def _choose(self, scores: jax.Array) -> tuple[decode.Step, list[tuple[int, Request]]]:
+        """Dispatches its second half: its tokens."""
+        masks = self._masks()
+        cache, rows = self._state
+        if masks is None:
+            rows, step = decode.choose_with_logprobs(scores, rows)
+        else:
+            self._compiling("constrained choice", len(rows.tokens))
+            rows, step = decode.choose_allowed(scores, rows, masks)
         self._state = (cache, rows)
         taking_part = [(r, row) for row, r in enumerate(self._rows) if r and r.n_dispatched < r.max_new_tokens]
         for request, _ in taking_part:
             request.n_dispatched += 1
         return step, [(row, request) for request, row in taking_part]
 
+    def _masks(self) -> np.ndarray | None:
+        """The tokens that may come next, where a grammar says so; who cannot go on leaves."""
+        constraints = [(row, r, r.constraint) for row, r in enumerate(self._rows) if r and r.constraint]
+        if not constraints:
+            return None
+        masks = self.grammars.free_masks(len(self._rows))
+        for row, request, constraint in constraints:
+            if request.n_dispatched < request.max_new_tokens:
+                constraint.fill(masks[row])
+                if constraint.error:
+                    self._leave(row, Piece("", finish_reason="error", error=constraint.error))
+                    masks[row] = -1
+        return masks
+
     def _hand_out(self, step: decode.Step, taking_part: list[tuple[int, Request]]) -> None:
-        tokens, logprobs, top_ids, top_logprobs = jax.device_get(step)
+        step = jax.device_get(step)
         for row, request in taking_part:
             if request.done:
                 continue
-            token, options = int(tokens[row]), request.options
-            ends = (token == self.tokenizer.eos_id and not options.ignore_eos) or token in options.stop_token_ids
-            text, reported = "", tuple[Token, ...]()
+            token, options = request.token(step, row), request.options
+            ends = (token.id == self.tokenizer.eos_id and not options.ignore_eos) or token.id in options.stop_token_ids
+            text = ""
             if not ends:
                 request.n_new += 1
                 self.statistics.new_tokens += 1
-                text = request.stream.push(token)
-                n = max(options.top_logprobs, 0)
-                top = tuple(zip(top_ids[row, :n].tolist(), top_logprobs[row, :n].tolist(), strict=True))
-                reported = (Token(token, float(logprobs[row]), top),)
-            reason = "stop" if ends or request.stream.stopped else ""
-            if not reason and request.n_new == request.max_new_tokens:
-                reason = "length"
+                text = request.stream.push(token.id)
+                if request.constraint:
+                    request.constraint.push(token.id)
+            reported = () if ends else (token,)
+            stops = ends or request.stream.stopped or (request.constraint and request.constraint.is_complete)
+            reason = "stop" if stops else "length" if request.n_new == request.max_new_tokens else ""
             if reason:
                 text += request.stream.finish()
                 if request.stream.stopped:
                     reason = "stop"
-                self._leave(self._rows.index(request), Piece(text, reported, reason))
+                last = Piece(text, reported, reason, end=token if ends else None)
+                self._leave(self._rows.index(request), last)
             else:
                 self._send(request, Piece(text, reported))
+
+    def _hand_out_scores(self) -> None:
+        while self._scored:
+            request = self._scored[0]
+            tokens = request.take_prompt_tokens()
+            self._scored.pop(0)
+            if request.done:
+                continue
+            if request.max_new_tokens:
+                self._send(request, Piece("", prompt=tokens))
+            else:
+                self._finish(request, Piece("", finish_reason="length", prompt=tokens))
 
     def _send(self, request: Request, piece: Piece) -> None:
         try:
@@ -370,7 +355,8 @@ class Engine:
     def _fail(self, message: str) -> None:
         """Ends what was under way, and begins anew with an empty batch; requests that were not begun stay in line."""
         self._end(lambda request: request.begun, Piece("", finish_reason="error", error=message))
-        self._in_flight, self._last_read = None, None
+        self._in_flight, self._scored = None, []
+        self._reader.forget()
         self._rows, self._state = [None], self._empty(1, MIN_SLOTS)
 
     def _end(self, which_waiting: Callable[[Request], bool], piece: Piece) -> None:
@@ -378,7 +364,7 @@ class Engine:
         with self._wake:
             ended = [request for request in self._waiting if which_waiting(request)]
             self._waiting = collections.deque(request for request in self._waiting if not which_waiting(request))
-        for request in [*(r for r in self._rows if r), *ended]:
+        for request in [*(r for r in self._rows if r), *self._scored, *ended]:
             if not request.done:
                 self._finish(request, piece)
 

@@ -56,7 +56,7 @@ def generate(
       params: numpy or jax arrays, on one device or sharded.
       prompts: token ids, each of at least one token.
       options: for all of them. Draws depend on (seed, index of the prompt, position) only, not on the other prompts.
-        `stop` and log-probabilities are the engine's: they are refused here.
+        `stop`, log-probabilities and grammars are the engine's: they are refused here.
       eos_id: ends a sequence.
       dtype: of activations, cache and the weights' working copy.
       mesh: splits the prompts over all its devices, each with a whole copy of the weights.
@@ -66,8 +66,8 @@ def generate(
     Raises:
       UserError: an empty prompt, an id outside the vocabulary, or more tokens than `config.max_seq_len`.
     """
-    if options.stop or options.stop_token_ids or options.top_logprobs >= 0:
-        raise ValueError("batch generation knows no stop texts, stop tokens or log-probabilities: use the engine")
+    if options.stop or options.stop_token_ids or options.top_logprobs >= 0 or options.grammar or options.score_prompt:
+        raise ValueError("batch generation knows no stops, log-probabilities or grammars: use the engine")
     _check(config, prompts, options.max_new_tokens)
     params = unstack_layers(params, dtype)
     if mesh:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from minimind_jax.inference.engine import Piece
 from minimind_jax.inference.options import Options
+from minimind_jax.inference.request import Piece
 from minimind_jax.serving.errors import bad_request
 from minimind_jax.serving.requests import GenerationRequest
 from minimind_jax.serving.settings import Settings
@@ -52,7 +52,8 @@ class Answer:
         self.n_prompt_tokens = sum(map(len, prompts))
         self._include_usage = bool(request.stream_options and request.stream_options.include_usage)
         self._n_new_tokens = 0
-        self._head = {"id": self.id_prefix + secrets.token_hex(12), "created": int(time.time()), "model": settings.name}
+        name = request.model or settings.name
+        self._head = {"id": self.id_prefix + secrets.token_hex(12), "created": int(time.time()), "model": name}
 
     def push(self, index: int, piece: Piece) -> list[dict[str, Any]]:
         """Takes a piece of choice `index`; the chunks that it gives a stream."""
@@ -89,7 +90,7 @@ def new_tokens_limit(request: GenerationRequest, longest_prompt: int, max_contex
       ApiError: 400 context_length_exceeded, where the prompt, or with it what the request asks for, does not fit.
     """
     room, wanted = max_context - longest_prompt, request.new_tokens_limit
-    if room < (wanted or 1):
+    if room < (1 if wanted is None else wanted):
         asked = f" and asks for {wanted} new ones" if wanted else ""
         advice = "shorten the prompt" + (f" or ask for {room} at most" if wanted and room > 0 else "")
         message = (
@@ -98,4 +99,4 @@ def new_tokens_limit(request: GenerationRequest, longest_prompt: int, max_contex
         )
         field = "messages" if "messages" in type(request).model_fields else "prompt"
         raise bad_request(message, field, "context_length_exceeded")
-    return wanted or min(settings.max_tokens, room)
+    return min(settings.max_tokens, room) if wanted is None else wanted

@@ -6,6 +6,7 @@ import hmac
 import http
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -32,13 +33,10 @@ def create_app(engine: Engine, settings: Settings) -> Starlette:
     """An ASGI application that answers with `engine`, which the caller closes after it."""
     metrics = Metrics(engine)
     created = int(time.time())
-    card = {
-        "id": settings.name,
-        "object": "model",
-        "created": created,
-        "owned_by": "minimind_jax",
-        "max_model_len": engine.max_context,
-    }
+
+    def card(name: str) -> dict[str, Any]:
+        length = {"max_model_len": engine.max_context}
+        return {"id": name, "object": "model", "created": created, "owned_by": "minimind_jax", **length}
 
     def chat(body: bytes) -> Answer:
         request = parse_body(body, ChatRequest)
@@ -51,11 +49,12 @@ def create_app(engine: Engine, settings: Settings) -> Starlette:
         return CompletionAnswer(request, engine, settings)
 
     async def models(_: Request) -> Response:
-        return json_response({"object": "list", "data": [card]})
+        return json_response({"object": "list", "data": [card(name) for name in settings.names]})
 
     async def model(request: Request) -> Response:
-        _require_model(request.path_params["name"], settings)
-        return json_response(card)
+        name = request.path_params["name"]
+        _require_model(name, settings)
+        return json_response(card(name))
 
     async def health(_: Request) -> Response:
         if not engine.is_alive:
@@ -86,13 +85,14 @@ def create_app(engine: Engine, settings: Settings) -> Starlette:
 
 
 def _check_model(request: GenerationRequest, settings: Settings) -> None:
-    if request.model is not None:
+    if request.model:
         _require_model(request.model, settings)
 
 
 def _require_model(name: str, settings: Settings) -> None:
-    if name != settings.name:
-        message = f"there is no model {name[:100]!r} here: this server has {settings.name!r}"
+    if name not in settings.names and not settings.any_name:
+        names = " and ".join(map(repr, settings.names))
+        message = f"there is no model {name[:100]!r} here: this server has {names}"
         raise ApiError(404, message, param="model", code="model_not_found")
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from minimind_jax.chat import AnswerParser, Content, Part, Thought
-from minimind_jax.inference.engine import Engine, Piece, Token
+from minimind_jax.chat import AnswerParser, Content, Conversation, Part, Prompt, Thought
+from minimind_jax.inference.constraint import Grammars
+from minimind_jax.inference.engine import Engine
+from minimind_jax.inference.request import Piece, Token
 from minimind_jax.serving.answer import Answer, new_tokens_limit
+from minimind_jax.serving.answer_grammar import chat_grammar, function_schemas
 from minimind_jax.serving.conversation import read_conversation, render
 from minimind_jax.serving.errors import bad_request
+from minimind_jax.serving.form_parser import FormParser
 from minimind_jax.serving.logprobs import chat_logprobs
-from minimind_jax.serving.requests import ChatRequest
+from minimind_jax.serving.requests import ChatRequest, NamedTool
 from minimind_jax.serving.settings import Settings
 from minimind_jax.tokenizer import Tokenizer
 
@@ -23,21 +28,26 @@ class ChatAnswer(Answer):
     id_prefix, object, chunk_object = "chatcmpl-", "chat.completion", "chat.completion.chunk"
 
     def __init__(self, request: ChatRequest, engine: Engine, settings: Settings) -> None:
-        if request.top_logprobs is not None and not request.logprobs:
+        if request.top_logprobs and not request.logprobs:
             raise bad_request("`top_logprobs` needs `logprobs`: true", "top_logprobs")
         # Without a choice of tools the model is not told of any.
         conversation = read_conversation(request.messages, request.tools)
         if request.tool_choice == "none":
             conversation = replace(conversation, tools=None)
-        prompt = render(engine.tokenizer, conversation, request.thinking)
+        _check_continuation(request, conversation)
+        variables = request.chat_template_kwargs.model_extra
+        prompt = render(engine.tokenizer, conversation, request.thinking, request.continue_final_message, variables)
+        grammar = _grammar(engine.grammars, request, conversation.tools, prompt)
         limit = new_tokens_limit(request, len(prompt.tokens), engine.max_context, settings)
         top_logprobs = (request.top_logprobs or 0) if request.logprobs else -1
-        options = request.options(limit, settings.temperature, settings.top_p, top_logprobs)
+        options = request.options(limit, settings.temperature, settings.top_p, top_logprobs, grammar=grammar)
 
         def choice(_: int) -> _Choice:
             return _Choice(
                 engine.tokenizer,
-                AnswerParser(prompt.in_thought, with_tools=bool(conversation.tools)),
+                FormParser(prompt.in_thought)
+                if grammar
+                else AnswerParser(prompt.in_thought, with_tools=bool(conversation.tools)),
                 max_calls=None if request.parallel_tool_calls else 1,
                 with_logprobs=request.logprobs,
             )
@@ -49,8 +59,50 @@ class ChatAnswer(Answer):
         return [self._chunk([{"index": index, **first}]) for index in range(len(self._choices))]
 
 
+def _check_continuation(request: ChatRequest, conversation: Conversation) -> None:
+    if not request.continue_final_message:
+        if request.add_generation_prompt is False:
+            message = "`add_generation_prompt`: false needs `continue_final_message`: true"
+            raise bad_request(message, "add_generation_prompt")
+        return
+    if request.add_generation_prompt:
+        message = "`continue_final_message` needs `add_generation_prompt`: false, as the last message goes on"
+        raise bad_request(message, "add_generation_prompt")
+    last = conversation.messages[-1]
+    if last["role"] != "assistant" or last.get("tool_calls"):
+        message = "`continue_final_message` needs a last message of the assistant without tool calls"
+        raise bad_request(message, "messages")
+
+
+def _grammar(
+    grammars: Grammars, request: ChatRequest, tools: Sequence[Mapping[str, Any]] | None, prompt: Prompt
+) -> str:
+    """What the answer must look like; "" = it is free."""
+    schema, choice = request.wanted_schema, request.tool_choice
+    is_forced = choice not in ("none", "auto")
+    if schema is None and not is_forced:
+        return ""
+    if request.continue_final_message:
+        message = "`continue_final_message` goes together with neither a `response_format` nor a forced `tool_choice`"
+        raise bad_request(message, "continue_final_message")
+    if is_forced and not tools:
+        raise bad_request("`tool_choice` forces a call, but there are no `tools`", "tool_choice")
+    name = choice.function.name if isinstance(choice, NamedTool) else None
+    grammar = chat_grammar(
+        grammars,
+        None if is_forced else schema,
+        function_schemas(tools, name) if tools else {},
+        several_calls=request.parallel_tool_calls and name is None,
+        thoughts="open" if prompt.in_thought else "may" if request.thinking else "",
+    )
+    grammars.constraint(grammar)  # compiled here, as the engine's thread has other work
+    return grammar
+
+
 class _Choice:
-    def __init__(self, tokenizer: Tokenizer, parser: AnswerParser, max_calls: int | None, with_logprobs: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, parser: AnswerParser | FormParser, max_calls: int | None, with_logprobs: bool
+    ) -> None:
         self._tokenizer, self._parser, self._max_calls = tokenizer, parser, max_calls
         self._with_logprobs = with_logprobs
         self._tokens: list[Token] = []  # of which no chunk has told yet

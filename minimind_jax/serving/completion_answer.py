@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from minimind_jax.inference.engine import Engine, Piece, Token
+from minimind_jax.inference.engine import Engine
+from minimind_jax.inference.request import Piece
 from minimind_jax.serving.answer import Answer, new_tokens_limit
+from minimind_jax.serving.answer_grammar import json_grammar
 from minimind_jax.serving.errors import bad_request
 from minimind_jax.serving.logprobs import CompletionLogprobs
 from minimind_jax.serving.requests import MAX_SEQUENCES, CompletionRequest
 from minimind_jax.serving.settings import Settings
-from minimind_jax.tokenizer import Tokenizer
 
 
 class CompletionAnswer(Answer):
@@ -25,16 +27,24 @@ class CompletionAnswer(Answer):
             raise bad_request(
                 f"`prompt` and `n` ask for more than {MAX_SEQUENCES} texts: send several requests", "prompt"
             )
-        if request.echo and request.logprobs is not None:
-            raise bad_request("`echo` together with `logprobs` is not supported: leave one away", "echo")
+        if request.max_tokens == 0 and not request.echo:
+            raise bad_request("`max_tokens`: 0 needs `echo`: true, else there is nothing to answer", "max_tokens")
         prompts = [_tokens(engine, prompt) for prompt in request.prompts]
         limit = new_tokens_limit(request, max(map(len, prompts)), engine.max_context, settings)
         top_logprobs = -1 if request.logprobs is None else request.logprobs
-        options = request.options(limit, settings.temperature, settings.top_p, top_logprobs)
+        schema = request.wanted_schema
+        options = request.options(
+            limit,
+            settings.temperature,
+            settings.top_p,
+            top_logprobs,
+            grammar="" if schema is None else json_grammar(engine.grammars, schema),
+            score_prompt=request.echo and (top_logprobs >= 0 or limit == 0),
+        )
 
         def choice(number: int) -> _Choice:
-            echo = _echo(engine.tokenizer, request.prompts[number]) if request.echo else ""
-            return _Choice(engine.tokenizer, echo, top_logprobs >= 0)
+            logprobs = CompletionLogprobs(engine.tokenizer) if top_logprobs >= 0 else None
+            return _Choice(_echo(engine, request.prompts[number], prompts[number]) if request.echo else None, logprobs)
 
         super().__init__(request, settings, prompts, options, choice)
 
@@ -55,22 +65,39 @@ def _tokens(engine: Engine, prompt: str | list[int]) -> list[int]:
     return tokens if tokens[:1] == [engine.tokenizer.bos_id] else [engine.tokenizer.bos_id, *tokens]
 
 
-def _echo(tokenizer: Tokenizer, prompt: str | list[int]) -> str:
-    return prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+@dataclass(frozen=True)
+class _Echo:
+    """A prompt as it is repeated."""
+
+    text: str
+    first: list[int]  # its first token, unless that is a bos which the client did not write
+    shows_special: bool  # the text has the special tokens too
+
+
+def _echo(engine: Engine, asked: str | list[int], prompt: list[int]) -> _Echo:
+    if not isinstance(asked, str):
+        return _Echo(engine.tokenizer.decode(asked), prompt[:1], shows_special=False)
+    has_own_bos = engine.tokenizer.encode_rendered(asked) == prompt
+    return _Echo(asked, prompt[:1] if has_own_bos else [], shows_special=True)
 
 
 class _Choice:
-    def __init__(self, tokenizer: Tokenizer, echo: str, with_logprobs: bool) -> None:
+    def __init__(self, echo: _Echo | None, logprobs: CompletionLogprobs | None) -> None:
+        self._echo = echo
         self._texts: list[str] = []
-        self._new = echo  # text of which no chunk has told yet
-        self._tokens: list[Token] = []  # likewise
-        self._logprobs = CompletionLogprobs(tokenizer) if with_logprobs else None
+        self._new = echo.text if echo else ""  # text of which no chunk has told yet
+        self._logprobs = logprobs
+        self._new_logprobs: dict[str, list[Any]] = {}  # likewise
         self._all_logprobs: dict[str, list[Any]] = {}
         self._finish_reason: str | None = None
 
     def push(self, piece: Piece) -> list[dict[str, Any]]:
         self._new += piece.text
-        self._tokens += piece.tokens
+        if self._logprobs:
+            if self._echo and piece.prompt is not None:
+                echoed = self._logprobs.push_prompt(self._echo.first, piece.prompt, self._echo.shows_special)
+                _extend(self._new_logprobs, echoed)
+            _extend(self._new_logprobs, self._logprobs.push([*piece.tokens, *([piece.end] if piece.end else [])]))
         self._finish_reason = piece.finish_reason or None
         if not self._new and not self._finish_reason:
             return []
@@ -85,8 +112,11 @@ class _Choice:
     def _take_logprobs(self) -> dict[str, list[Any]] | None:
         if not self._logprobs:
             return None
-        new = self._logprobs.push(self._tokens)
-        self._tokens = []
-        for key, values in new.items():
-            self._all_logprobs.setdefault(key, []).extend(values)
+        new, self._new_logprobs = self._new_logprobs, {}
+        _extend(self._all_logprobs, new)
         return new
+
+
+def _extend(lists: dict[str, list[Any]], new: dict[str, list[Any]]) -> None:
+    for key, values in new.items():
+        lists.setdefault(key, []).extend(values)

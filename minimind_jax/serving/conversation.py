@@ -49,7 +49,7 @@ def render(
     with _bad_requests():
         if continue_final:
             return template.unfinished(conversation)
-        return template.prompt(conversation, bool(thinking), **(variables or {}))
+        return template.prompt(conversation, bool(thinking), variables)
 
 
 @contextmanager

@@ -10,8 +10,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from minimind_jax.errors import UserError
-from minimind_jax.inference.engine import Engine, Piece, QueueFullError, Request
+from minimind_jax.inference.engine import Engine
 from minimind_jax.inference.options import Options
+from minimind_jax.inference.request import Piece, QueueFullError, Request
 from minimind_jax.serving.errors import ApiError, from_user_error
 from minimind_jax.serving.metrics import Metrics
 

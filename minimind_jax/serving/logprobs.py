@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Sequence
 from typing import Any
 
-from minimind_jax.inference.engine import Token
+from minimind_jax.inference.request import Token
 from minimind_jax.tokenizer import Tokenizer
 
 _LEAST = -9999.0  # JSON has no infinity
@@ -24,30 +24,49 @@ def chat_logprobs(tokenizer: Tokenizer, tokens: Sequence[Token]) -> list[dict[st
 
 
 class CompletionLogprobs:
-    """The `logprobs` of a completion, piece by piece: offsets count the answer's characters."""
+    """The `logprobs` of a completion, piece by piece: offsets count the characters of its text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer, self._offset = tokenizer, 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, tokens: Sequence[Token]) -> dict[str, list[Any]]:
+        return self._entries([], tokens, shows_special=False)
+
+    def push_prompt(self, first: Sequence[int], rest: Sequence[Token], shows_special: bool) -> dict[str, list[Any]]:
+        """Of a repeated prompt, before any other tokens.
+
+        Args:
+          first: its first token, of which nothing can be said; none where that is not shown.
+          shows_special: the text has the special tokens.
+        """
+        return self._entries(first, rest, shows_special)
+
+    def _entries(self, unknown: Sequence[int], tokens: Sequence[Token], shows_special: bool) -> dict[str, list[Any]]:
+        ids = [*unknown, *(token.id for token in tokens)]
         offsets = []
-        for token in tokens:
+        for token_id in ids:
             offsets.append(self._offset)
-            self._offset += self._n_characters(token.id)
+            self._offset += self._n_characters(token_id, shows_special)
+        nothing = [None] * len(unknown)
         return {
-            "tokens": [token_text(self._tokenizer, token.id) for token in tokens],
-            "token_logprobs": [_finite(token.logprob) for token in tokens],
-            "top_logprobs": [
-                {token_text(self._tokenizer, id): _finite(logprob) for id, logprob in token.top if id >= 0}
-                for token in tokens
-            ],
+            "tokens": [token_text(self._tokenizer, token_id) for token_id in ids],
+            "token_logprobs": [*nothing, *(_finite(token.logprob) for token in tokens)],
+            "top_logprobs": [*nothing, *map(self._top, tokens)],
             "text_offset": offsets,
         }
 
-    def _n_characters(self, token_id: int) -> int:
-        shown = self._tokenizer.decode([token_id])
-        data = self._tokenizer.token_bytes(token_id) if shown else None  # special tokens are not shown
+    def _top(self, token: Token) -> dict[str, float]:
+        """By text; of several tokens with the same one the most likely."""
+        top: dict[str, float] = {}
+        for token_id, logprob in token.top:
+            if token_id >= 0:
+                top.setdefault(token_text(self._tokenizer, token_id), _finite(logprob))
+        return top
+
+    def _n_characters(self, token_id: int, shows_special: bool) -> int:
+        shown = self._tokenizer.decode([token_id], skip_special_tokens=not shows_special)
+        data = self._tokenizer.token_bytes(token_id) if shown else None  # special tokens may not be shown
         return len(shown) if data is None else len(self._decoder.decode(data))
 
 

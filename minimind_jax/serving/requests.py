@@ -10,25 +10,22 @@ import json
 import secrets
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from minimind_jax.chat import RESERVED, ConversationError, check_text
 from minimind_jax.errors import UserError
 from minimind_jax.inference.options import Options
 from minimind_jax.serving.errors import ApiError, bad_request, from_user_error
 
-MAX_DEPTH = 64  # of nested lists and objects; rendering them recurses
 MAX_SEQUENCES = 128  # that one request may ask for
 
 # Unsupported field -> values with which it changes nothing.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "add_generation_prompt": (True,),
     "audio": (),
     "bad_words": ([],),
     "best_of": (1,),
     "chat_template": (),
-    "continue_final_message": (False,),
     "documents": ([],),
-    "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
     "guided_choice": (),
@@ -37,12 +34,9 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "guided_regex": (),
     "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
-    "logit_bias": ({},),
     "min_tokens": (0,),
     "modalities": (["text"],),
-    "presence_penalty": (0,),
     "prompt_logprobs": (),
-    "response_format": ({"type": "text"},),
     "skip_special_tokens": (True,),
     "structured_outputs": (),
     "suffix": ("",),
@@ -52,15 +46,53 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 
 # What pydantic puts behind the name of a field that may be of several types.
-_TYPES = ("str", "int", "list[str]", "list[int]", "list[list[int]]")
+_TYPES = (
+    "str",
+    "int",
+    "list[str]",
+    "list[int]",
+    "list[list[int]]",
+    "NamedTool",
+    "literal['auto','none','required']",
+)
 
 _Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
-class StreamOptions(BaseModel):
+class OptionObject(BaseModel):
+    """An object among the fields: as there, null is not given."""
+
     model_config = ConfigDict(strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+class StreamOptions(OptionObject):
     include_usage: bool = False
+
+
+class JsonSchema(OptionObject):
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(OptionObject):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @property
+    def wanted_schema(self) -> dict[str, Any] | None:
+        """The schema that the answer follows; None = it is free."""
+        if self.type == "json_object":
+            return {"type": "object"}
+        if self.type == "text":
+            return None
+        if self.json_schema is None:
+            field = "response_format.json_schema"
+            raise bad_request(f"`{field}` is missing: give an object with the `schema`", field)
+        return self.json_schema.schema_
 
 
 class GenerationRequest(BaseModel):
@@ -78,21 +110,39 @@ class GenerationRequest(BaseModel):
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: dict[str, float] = {}
     seed: int | None = None
     stop: str | list[str] = []
     stop_token_ids: list[int] = []
     ignore_eos: bool = False
+    response_format: ResponseFormat | None = None
 
     @property
     def new_tokens_limit(self) -> int | None:
         return self.max_tokens
 
-    def options(self, max_new_tokens: int, temperature: float, top_p: float, top_logprobs: int) -> list[Options]:
+    @property
+    def wanted_schema(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer follows; None = it is free."""
+        return self.response_format.wanted_schema if self.response_format else None
+
+    def options(
+        self,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        top_logprobs: int,
+        *,
+        grammar: str = "",
+        score_prompt: bool = False,
+    ) -> list[Options]:
         """What each of the n answers to one prompt is generated with; they differ in their seeds.
 
         Args:
           temperature, top_p: of requests that name none.
-          top_logprobs: as in `Options`.
+          top_logprobs, grammar, score_prompt: as in `Options`.
 
         Raises:
           ApiError: 400, a value that makes no sense.
@@ -107,11 +157,16 @@ class GenerationRequest(BaseModel):
                     top_p=top_p if self.top_p is None else self.top_p,
                     min_p=self.min_p,
                     repetition_penalty=self.repetition_penalty,
+                    frequency_penalty=self.frequency_penalty,
+                    presence_penalty=self.presence_penalty,
+                    logit_bias=tuple((_token_id(key), bias) for key, bias in self.logit_bias.items()),
                     seed=(seed + i) % 2**32,
-                    stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop),
+                    stop=tuple(self.stop) if isinstance(self.stop, list) else (self.stop,) if self.stop else (),
                     stop_token_ids=tuple(self.stop_token_ids),
                     ignore_eos=self.ignore_eos,
                     top_logprobs=top_logprobs,
+                    score_prompt=score_prompt,
+                    grammar=grammar,
                 )
                 for i in range(self.n)
             ]
@@ -119,21 +174,44 @@ class GenerationRequest(BaseModel):
             raise from_user_error(e) from None
 
 
-class ChatTemplateKwargs(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
+class ChatTemplateKwargs(OptionObject):
+    """Variables of the chat template; those that are no switches are `model_extra`."""
+
+    model_config = ConfigDict(extra="allow")
 
     enable_thinking: bool | None = None
     open_thinking: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_names(self) -> ChatTemplateKwargs:
+        for name in sorted(RESERVED):
+            if name in (self.model_extra or {}):
+                raise bad_request(
+                    f"`chat_template_kwargs.{name}` would replace what the request has elsewhere: leave it away",
+                    f"chat_template_kwargs.{name}",
+                )
+        return self
+
+
+class NamedFunction(OptionObject):
+    name: str
+
+
+class NamedTool(OptionObject):
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class ChatRequest(GenerationRequest):
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] = []
-    tool_choice: Literal["auto", "none"] = "auto"
+    tool_choice: Literal["auto", "none", "required"] | NamedTool = "auto"
     parallel_tool_calls: bool = True
     logprobs: bool = False
     top_logprobs: int | None = None
     max_completion_tokens: _Count | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
     chat_template_kwargs: ChatTemplateKwargs = ChatTemplateKwargs()
     enable_thinking: bool | None = None
     open_thinking: bool | None = None
@@ -155,6 +233,7 @@ class ChatRequest(GenerationRequest):
 
 class CompletionRequest(GenerationRequest):
     prompt: str | list[str] | list[int] | list[list[int]]
+    max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     echo: bool = False
     logprobs: int | None = None
 
@@ -166,6 +245,15 @@ class CompletionRequest(GenerationRequest):
         if self.prompt and isinstance(self.prompt[0], int):
             return [self.prompt]  # type: ignore[list-item]
         return list(self.prompt)  # type: ignore[arg-type]
+
+
+def _token_id(key: str) -> int:
+    try:
+        if not (key.isascii() and key.isdigit()):
+            raise ValueError
+        return int(key)
+    except ValueError:  # also for more digits than Python reads
+        raise bad_request(f"`logit_bias` has the key {key[:40]!r}, which is no token id", "logit_bias") from None
 
 
 _Request = TypeVar("_Request", bound=GenerationRequest)
@@ -195,31 +283,17 @@ def _json_object(body: bytes) -> dict[str, Any]:
         raise bad_request(f"the body is not usable JSON: {reason}") from None
     if not isinstance(value, dict):
         raise bad_request("the body must be a JSON object")
-    for key, field in value.items():
-        _check(key, "a field's name")
-        _check(field, key)
+    try:
+        for key, field in value.items():
+            check_text(key, "a field's name")
+            check_text(field, key)
+    except ConversationError as e:
+        raise bad_request(str(e), e.field) from None
     return value
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON number")
-
-
-def _check(value: Any, field: str, depth: int = 0) -> None:
-    """Refuses lone surrogates, which no UTF-8 text can hold, and what rendering could not recurse into."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise bad_request(f"`{field}` holds half of a \\u surrogate pair, which is no character", field) from None
-    elif isinstance(value, dict | list):
-        if depth > MAX_DEPTH:
-            raise bad_request(f"`{field}` is nested more than {MAX_DEPTH} levels deep", field)
-        for item in value:
-            _check(item, field, depth + 1)
-        if isinstance(value, dict):
-            for item in value.values():
-                _check(item, field, depth + 1)
 
 
 def _worst_error(error: ValidationError) -> ApiError:

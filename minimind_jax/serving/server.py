@@ -14,8 +14,9 @@ from types import FrameType
 import uvicorn
 
 from minimind_jax.errors import UserError
-from minimind_jax.inference.engine import Engine, Piece
+from minimind_jax.inference.engine import Engine
 from minimind_jax.inference.options import Options
+from minimind_jax.inference.request import Piece
 from minimind_jax.serving.app import create_app
 from minimind_jax.serving.settings import Settings
 

@@ -14,6 +14,8 @@ class Settings:
     """Raises UserError for a value that makes no sense."""
 
     name: str  # the model's, in requests and answers
+    aliases: tuple[str, ...] = ()  # names that it answers to as well
+    any_name: bool = False  # it answers to every name
     max_tokens: int = 1024  # new tokens of a request that names no limit
     temperature: float = 0.7  # of a request that names none
     top_p: float = 0.9  # likewise
@@ -27,7 +29,14 @@ class Settings:
         for flag, value in (("max-tokens", self.max_tokens), ("max-body", self.max_body)):
             if value < 1:
                 raise UserError(f"--{flag}={value} must be at least 1")
+        if not all(self.names):
+            raise UserError("--name is empty: give a name, or leave it away for the directory's")
         if not 0 < self.timeout < math.inf:
             raise UserError(f"--timeout={self.timeout:g} must be a number of seconds above 0")
         if not self.api_key.isascii() or self.api_key != self.api_key.strip():
             raise UserError("the API key must be ASCII without spaces around it, as it travels in an HTTP header")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Each once."""
+        return tuple(dict.fromkeys((self.name, *self.aliases)))

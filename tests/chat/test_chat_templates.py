@@ -279,10 +279,19 @@ def test_templates_that_do_not_tell_turns_apart(template: str, message: str, tmp
         with_template(tmp_path, template)
 
 
+def test_prompts_can_be_had_of_any_template(tmp_path: Path) -> None:
+    """A server needs no more than a text that ends where an answer begins."""
+    tokenizer = make_directory(tmp_path, CHATML.replace("<|im_start|>", "### ").replace("<|im_end|>", ""))
+    prompt = chat_template(tokenizer).prompt(Conversation([U, A, U]))
+    assert tokenizer.decode(prompt.tokens) == "### user\n你好\n### assistant\nHello 😀\n### user\n你好\n### assistant\n"
+    with pytest.raises(ConversationError, match="which a user could write"):
+        chat_template(tokenizer).unfinished(Conversation([U, A]))
+
+
 def test_the_advice_for_such_templates_helps(tmp_path: Path) -> None:
     tokenizer = make_directory(tmp_path / "bad", CHATML.partition("{%- if add")[0])
     with pytest.raises(UserError, match=r"take another chat_template\.jinja, such as the one in") as raised:
-        chat_template(tokenizer)
+        ChatEncoder(tokenizer)
     advised = Path(__file__).parents[2] / str(raised.value).rpartition(" in ")[2]
     (tokenizer.path / "chat_template.jinja").write_bytes((advised / "chat_template.jinja").read_bytes())
     assert ChatEncoder(load_tokenizer(str(tokenizer.path))).encode(Conversation([U, A]))

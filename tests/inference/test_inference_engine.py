@@ -112,6 +112,7 @@ def test_ends(engine: Engine):
     cut = Answer(engine, [1, 8, 8], max_new_tokens=30, ignore_eos=True, stop_token_ids=(free.ids[9],)).wait()
     first = free.ids.index(free.ids[9])
     assert cut.ids == free.ids[:first] and cut.reason == "stop"
+    assert cut.pieces[-1].end.id == free.ids[9] and free.pieces[-1].end is None
     stop = free.text[len(free.text) // 2 :][:3]
     by_text = Answer(engine, [1, 8, 8], max_new_tokens=30, ignore_eos=True, stop=(stop,)).wait()
     assert by_text.text == free.text[: free.text.index(stop)] and by_text.reason == "stop"
@@ -133,6 +134,68 @@ def test_log_probabilities_are_the_models(engine: Engine, params, length: int):
         best = np.argsort(-expected[place])[:4]
         assert [i for i, _ in token.top] == best.tolist()
         np.testing.assert_allclose([x for _, x in token.top], expected[place, best], atol=1e-4)
+
+
+def test_penalties_and_bias_act_on_what_was_generated(engine: Engine, params):
+    """Greedy, step by step, from the whole model's logits and numpy's arithmetic."""
+    prompt, banned = [1, 5, 9, 9], 2345
+    options = dict(frequency_penalty=0.6, presence_penalty=0.4, repetition_penalty=1.1)
+    plain = Answer(engine, prompt, max_new_tokens=1).wait().ids
+    bias = ((banned, 3.0), (plain[0], -100.0))
+    answer = Answer(engine, prompt, max_new_tokens=14, ignore_eos=True, logit_bias=bias, **options).wait()
+    ids: list[int] = []
+    for token in answer.ids:
+        text = np.array([[*prompt, *ids]], np.int32)
+        positions = np.arange(text.shape[1], dtype=np.int32)[None]
+        hidden = hidden_states(CONFIG, params, text, positions, np.ones_like(text), attention=xla_attention)
+        scores = np.array(logits(params, hidden)[0, -1], np.float64)
+        scores[banned] += 3.0
+        scores[plain[0]] -= 100.0
+        for seen in {*prompt, *ids}:
+            scores[seen] = scores[seen] / 1.1 if scores[seen] > 0 else scores[seen] * 1.1
+        for seen in set(ids):
+            scores[seen] -= 0.6 * ids.count(seen) + 0.4
+        assert token == np.argmax(scores)
+        ids.append(token)
+    batch = Options(max_new_tokens=14, ignore_eos=True, logit_bias=bias, **options)
+    assert generate(CONFIG, params, [prompt, prompt], batch, eos_id=EOS) == [ids, ids]
+    assert ids != Answer(engine, prompt, max_new_tokens=14, ignore_eos=True).wait().ids
+    with pytest.raises(UserError, match="logit_bias=6400 is no token: the vocabulary has 6400"):
+        engine.submit(prompt, Options(logit_bias=((6400, 1.0),)), print)
+
+
+@pytest.mark.parametrize("length", [1, 2, 17, 130, 513, 1200])  # read at once, or in pieces of 512 tokens
+@pytest.mark.parametrize("max_new_tokens", [0, 3])
+def test_log_probabilities_of_the_prompt_are_the_models(engine: Engine, params, length: int, max_new_tokens: int):
+    [prompt] = prompts([length])
+    options = dict(ignore_eos=True, top_logprobs=3)
+    answer = Answer(engine, prompt, max_new_tokens=max_new_tokens, score_prompt=True, **options).wait()
+    scored = [piece for piece in answer.pieces if piece.prompt is not None]
+    assert len(scored) == 1 and (scored[0] is answer.pieces[0])
+    ids = np.array([prompt], np.int32)
+    positions = np.arange(length, dtype=np.int32)[None]
+    hidden = hidden_states(CONFIG, params, ids, positions, np.ones_like(ids), attention=xla_attention)
+    expected = np.asarray(jax.nn.log_softmax(logits(params, hidden)[0], axis=-1))
+    assert [token.id for token in scored[0].prompt] == prompt[1:]
+    for place, token in enumerate(scored[0].prompt):
+        assert token.logprob == pytest.approx(expected[place, token.id], abs=1e-4)
+        best = np.argsort(-expected[place])[:3]
+        assert [i for i, _ in token.top] == best.tolist()
+        np.testing.assert_allclose([x for _, x in token.top], expected[place, best], atol=1e-4)
+    assert (answer.reason, len(answer.ids)) == ("length", max_new_tokens)
+    if max_new_tokens:
+        assert answer.ids == Answer(engine, prompt, max_new_tokens=3, ignore_eos=True).wait().ids
+
+
+def test_scored_prompts_fill_the_whole_context_and_leave_no_rows(engine: Engine):
+    full = prompts([CONFIG.max_seq_len])[0]
+    answers = [Answer(engine, full[:n], max_new_tokens=0, score_prompt=True) for n in (2048, 1, 5, 5)]
+    assert [len(answer.wait().pieces[0].prompt) for answer in answers] == [2047, 0, 4, 4]
+    with pytest.raises(UserError, match="the limit for prompt and answer together is 2048"):
+        engine.submit(full, Options(max_new_tokens=1, score_prompt=True), print)
+    with pytest.raises(UserError, match="the limit for prompt and answer together is 2048"):
+        engine.submit([*full, 1], Options(max_new_tokens=0, score_prompt=True), print)
+    assert engine.n_running == engine.n_waiting == 0
 
 
 def test_cancelling_frees_the_row_at_once(engine: Engine):

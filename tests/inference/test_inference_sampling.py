@@ -14,12 +14,8 @@ V, N = 12, 20_000
 LOGITS = np.random.default_rng(3).normal(0, 1.5, V).astype(np.float32)
 
 
-@jax.jit
-def sample(logits, sampling, positions, seen=None):
-    seen = jnp.zeros(logits.shape, bool) if seen is None else seen
-    return module.sample(logits, sampling, positions, seen)
-
-
+sample = jax.jit(module.sample)
+adjust = jax.jit(module.adjust)
 keep_top = jax.jit(module.keep_top)
 
 
@@ -158,10 +154,57 @@ def test_cuts_and_penalty_are_those_of_transformers(seed, temperature, top_k, to
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=penalty, seed=seed
     )
     sampling = module.make_sampling(options)
-    penalised = module._penalise(jnp.asarray(logits), sampling.repetition_penalty, jnp.asarray(seen))
+    penalised = adjust(logits, sampling, seen, np.zeros((1, V), np.int32))
     kept = np.asarray(keep_top(penalised / temperature, sampling))
     theirs = scores.numpy()
     np.testing.assert_array_equal(np.isfinite(kept), np.isfinite(theirs))
     np.testing.assert_allclose(kept[np.isfinite(kept)], theirs[np.isfinite(theirs)], rtol=1e-5)
-    drawn = int(sample(jnp.asarray(logits), sampling, jnp.zeros(1, jnp.int32), jnp.asarray(seen))[0])
+    drawn = int(sample(penalised, sampling, jnp.zeros(1, jnp.int32))[0])
     assert np.isfinite(theirs[0, drawn])
+
+
+def adjusted_by_numpy(logits, prompt, answer, repetition, frequency, presence, bias):
+    """What vLLM's sampler does, one token at a time."""
+    logits = logits.astype(np.float64)
+    for token, value in bias.items():
+        logits[token] += value
+    for token in {*prompt, *answer}:
+        logits[token] = logits[token] / repetition if logits[token] > 0 else logits[token] * repetition
+    for token in answer:
+        logits[token] -= frequency
+    for token in set(answer):
+        logits[token] -= presence
+    return logits
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 10**6))
+def test_bias_and_penalties_are_vllms(data, seed):
+    """Several rows, each with values of its own."""
+    tokens = st.lists(st.integers(0, V - 1), max_size=9)
+    penalties = st.sampled_from([-2.0, -0.5, 0.0, 0.0, 0.7, 2.0])
+    biases = st.dictionaries(st.integers(0, V - 1), st.sampled_from([-100.0, -1.5, 0.0, 3.0, 100.0]), max_size=4)
+    rows = data.draw(
+        st.lists(
+            st.tuples(tokens, tokens, st.sampled_from([0.7, 1.0, 1.3]), penalties, penalties, biases),
+            min_size=1,
+            max_size=3,
+        )
+    )
+    logits = np.random.default_rng(seed).normal(0, 2, (len(rows), V)).astype(np.float32)
+    in_prompt, counts = np.zeros((len(rows), V), bool), np.zeros((len(rows), V), np.int32)
+    sampling = []
+    for row, (prompt, answer, repetition, frequency, presence, bias) in enumerate(rows):
+        in_prompt[row, prompt] = True
+        np.add.at(counts[row], answer, 1)
+        options = Options(
+            repetition_penalty=repetition,
+            frequency_penalty=frequency,
+            presence_penalty=presence,
+            logit_bias=tuple(bias.items()),
+        )
+        sampling.append(module.make_sampling(options))
+    stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *sampling)
+    ours = adjust(logits, stacked, in_prompt, counts)
+    theirs = [adjusted_by_numpy(logits[i], *row) for i, row in enumerate(rows)]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)

@@ -17,7 +17,9 @@ import uvicorn
 
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
-from minimind_jax.inference.engine import Engine, Piece, Statistics, Token
+from minimind_jax.inference.constraint import Grammars
+from minimind_jax.inference.engine import Engine, Statistics
+from minimind_jax.inference.request import Piece, Token
 from minimind_jax.model import abstract_params
 from minimind_jax.serving import Settings, bind, create_app
 from minimind_jax.tokenizer import load_tokenizer
@@ -81,6 +83,7 @@ class ScriptedEngine:
     """Looks like an engine; writes `text` in pieces of `size` characters, each with one token, and then ends."""
 
     config, tokenizer, max_context = CONFIG, TOKENIZER, CONFIG.max_seq_len
+    grammars = Grammars(TOKENIZER, CONFIG.vocab_size)
 
     def __init__(self, text: str, size: int = 3, finish_reason: str = "stop", pause: float = 0.0) -> None:
         self.text, self.size, self.finish_reason, self.pause = text, size, finish_reason, pause

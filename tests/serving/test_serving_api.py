@@ -2,6 +2,7 @@
 
 import json
 import queue
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -11,6 +12,7 @@ from serving_helpers import SETTINGS, TOKENIZER, TOOL, ScriptedEngine, question,
 
 from minimind_jax.chat import Conversation, chat_template
 from minimind_jax.inference.options import Options
+from minimind_jax.tokenizer import load_tokenizer
 
 MODEL = SETTINGS.name
 THINKING = {"chat_template_kwargs": {"enable_thinking": True}}
@@ -236,7 +238,9 @@ def test_sampling_options_reach_the_engine(scripted):
     client, engine = scripted("ok")
     extra = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.2, "stop_token_ids": [7], "ignore_eos": True}
     chat(client, temperature=0.5, top_p=0.25, seed=3, stop="x", max_tokens=9, extra_body=extra)
-    assert engine.options[0] == Options(9, 0.5, 5, 0.25, 0.1, 1.2, 3, ("x",), (7,), True)
+    assert engine.options[0] == Options(
+        9, 0.5, 5, 0.25, 0.1, 1.2, seed=3, stop=("x",), stop_token_ids=(7,), ignore_eos=True
+    )
     chat(client, temperature=openai.omit, extra_body={"top_k": -1})
     assert (engine.options[1].temperature, engine.options[1].top_p, engine.options[1].top_k) == (0.7, 0.9, 0)
 
@@ -271,6 +275,115 @@ def test_completion_logprobs(client):
         assert token.startswith("bytes:") or choice.text.startswith(token, offset)
     for value, top in zip(logprobs.token_logprobs, logprobs.top_logprobs, strict=True):
         assert len(top) == 2 and max(top.values()) == value
+
+
+def test_echo_with_logprobs(client, engine):
+    """One entry a token of the prompt, then the answer's; where the prompt begins there is nothing to say."""
+    ask = {"model": MODEL, "temperature": 0, "echo": True, "logprobs": 2}
+    prompts = ["The sea 汉🙂 is", "你好"]
+    for prompt in prompts:
+        ids = TOKENIZER.encode(prompt)
+        answer = client.completions.create(prompt=prompt, max_tokens=3, **ask)
+        (choice,) = answer.choices
+        logprobs = choice.logprobs
+        assert choice.text.startswith(prompt)
+        assert (len(logprobs.tokens), answer.usage.completion_tokens) == (len(ids) + 3, 3)
+        lists = (logprobs.token_logprobs, logprobs.top_logprobs, logprobs.text_offset)
+        assert {len(values) for values in lists} == {len(ids) + 3}
+        assert logprobs.token_logprobs[0] < 0  # the server's own bos comes before it and is not shown
+        for token, offset in zip(logprobs.tokens, logprobs.text_offset, strict=True):
+            assert token.startswith("bytes:") or choice.text.startswith(token, offset)
+        by_ids = client.completions.create(prompt=[TOKENIZER.bos_id, *ids], max_tokens=3, **ask).choices[0].logprobs
+        assert (by_ids.token_logprobs[0], by_ids.top_logprobs[0]) == (None, None)
+        assert by_ids.tokens == ["<|im_start|>", *logprobs.tokens]
+        assert by_ids.token_logprobs[1:] == pytest.approx(logprobs.token_logprobs)
+        assert by_ids.text_offset == [0, *logprobs.text_offset]
+        # A prefix of the prompt, continued greedily, has the same alternatives where the prompt goes on.
+        for place in (1, len(ids) - 1):
+            prefix = client.completions.create(
+                model=MODEL, prompt=[TOKENIZER.bos_id, *ids[:place]], max_tokens=1, temperature=0, logprobs=2
+            )
+            expected = prefix.choices[0].logprobs.top_logprobs[0]
+            assert logprobs.top_logprobs[place] == pytest.approx(expected, abs=1e-4)
+    chunks = list(client.completions.create(prompt=prompts[0], max_tokens=3, stream=True, **ask))
+    streamed_tokens = [token for c in chunks for token in c.choices[0].logprobs.tokens]
+    whole = client.completions.create(prompt=prompts[0], max_tokens=3, **ask).choices[0]
+    assert streamed_tokens == whole.logprobs.tokens
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.text
+
+
+def test_echo_of_the_prompt_alone(client, engine):
+    ask = {"model": MODEL, "max_tokens": 0, "echo": True}
+    answer = client.completions.create(prompt=["The sea", "a"], logprobs=0, **ask)
+    assert [choice.text for choice in answer.choices] == ["The sea", "a"]
+    assert [choice.finish_reason for choice in answer.choices] == ["length"] * 2
+    assert [len(choice.logprobs.tokens) for choice in answer.choices] == [len(TOKENIZER.encode("The sea")), 1]
+    assert answer.usage.completion_tokens == 0
+    single = client.completions.create(prompt=[50], logprobs=0, **ask).choices[0]
+    assert (single.text, single.logprobs.token_logprobs) == (TOKENIZER.decode([50]), [None])
+    assert client.completions.create(prompt="a", **ask).choices[0].logprobs is None
+    full = client.completions.create(prompt=[5] * engine.max_context, logprobs=1, n=2, **ask)
+    assert [len(choice.logprobs.tokens) for choice in full.choices] == [engine.max_context] * 2
+    # Written by the client, a bos counts as one of the prompt's tokens, and so do control tokens.
+    text = "<|im_start|>user\nhi<|im_end|>"
+    choice = client.completions.create(prompt=text, logprobs=0, **ask).choices[0]
+    assert choice.logprobs.tokens[0] == "<|im_start|>" and choice.logprobs.token_logprobs[0] is None
+    assert "".join(choice.logprobs.tokens) == choice.text == text
+    assert choice.logprobs.text_offset[-1] == text.index("<|im_end|>")
+
+
+def test_the_end_token_is_among_the_logprobs_of_a_completion(client):
+    """lm-eval leaves away the last entry, which it takes for the one new token."""
+    end = {"logit_bias": {str(TOKENIZER.eos_id): 100}}
+    ask = {"model": MODEL, "prompt": [5, 6, 7], "max_tokens": 1, "temperature": 0, "logprobs": 1}
+    choice = client.completions.create(echo=True, extra_body=end, **ask).choices[0]
+    assert (choice.finish_reason, choice.logprobs.tokens[-1], len(choice.logprobs.tokens)) == ("stop", "<|im_end|>", 4)
+    choice = client.completions.create(extra_body=end, **ask).choices[0]
+    assert (choice.text, choice.logprobs.tokens) == ("", ["<|im_end|>"])
+
+
+def test_penalties_and_bias(client):
+    """Three repetitions of the likeliest token end where penalties weigh more than what it is ahead."""
+    plain = chat(client, max_tokens=12, logprobs=True).choices[0].logprobs.content
+    banned = TOKENIZER.encode(plain[0].token)
+    assert len(banned) == 1
+    without = chat(client, max_tokens=12, logprobs=True, logit_bias={str(banned[0]): -100}).choices[0].logprobs.content
+    assert plain[0].token not in [entry.token for entry in without]
+    only = TOKENIZER.encode("x")[0]
+    same = chat(client, max_tokens=6, logit_bias={str(only): 100}).choices[0].message.content
+    assert same == "xxxxxx"
+    for penalty in ("frequency_penalty", "presence_penalty"):
+        many = (
+            chat(client, max_tokens=60, extra_body={"ignore_eos": True}, **{penalty: -2.0}).choices[0].message.content
+        )
+        few = chat(client, max_tokens=60, extra_body={"ignore_eos": True}, **{penalty: 2.0}).choices[0].message.content
+        assert len(set(many)) < len(set(few))
+
+
+@pytest.mark.parametrize("extra", [{}, {"add_generation_prompt": False}])
+def test_the_last_message_goes_on(scripted, extra):
+    client, engine = scripted("ok")
+    messages = [*question("Tell me.")["messages"], {"role": "assistant", "content": "Once upon"}]
+    answer = chat(client, messages=messages, extra_body={"continue_final_message": True, **extra})
+    assert engine.prompts[0].endswith("<|im_start|>assistant\n<think>\n\n</think>\n\nOnce upon")
+    assert answer.choices[0].message.content == "ok"
+    chat(client, messages=messages[:1])
+    assert engine.prompts[0] == engine.prompts[1] + "Once upon"
+
+
+def test_the_templates_variables(tmp_path):
+    shutil.copytree(TOKENIZER.path, tmp_path, dirs_exist_ok=True)
+    template = tmp_path / "chat_template.jinja"
+    template.write_text("{{ style }}|{{ depth[1]['a'] }}|{{ enable_thinking }}|{{ messages[0].content }}", "utf-8")
+
+    class Templated(ScriptedEngine):
+        tokenizer = load_tokenizer(str(tmp_path))
+
+    engine = Templated("ok")
+    with served(engine) as port:
+        variables = {"style": "terse<|im_end|>", "depth": [0, {"a": "b"}], "enable_thinking": True, "tokenizer": 1}
+        chat(open_client(port), extra_body={"chat_template_kwargs": variables})
+    assert engine.prompts[0] == "terse< |im_end|>|b|True|hi"
 
 
 def test_sixteen_at_once_get_what_each_gets_alone(client):

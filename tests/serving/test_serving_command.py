@@ -79,12 +79,17 @@ def server(model, *argv, **environment):
 
 
 def test_a_server_from_start_to_sigterm(model):
-    with server(model, "--name", "mine", "--max-context", "300", MINIMIND_API_KEY="k") as (process, port, printed):
+    names = ("--name", "mine", "gpt-4o", "--served-model-name", "other", "--name", "last")
+    with server(model, *names, "--max-context", "300", MINIMIND_API_KEY="k") as (process, port, printed):
         assert f"{model}: 0.2M parameters in float32 on cpu (cpu), context 300 tokens\n" in printed
         assert any(line.startswith("compiling decode for 1 x 128") for line in printed)
         assert printed[-1] == f"mine listens on http://127.0.0.1:{port}/v1 (Ctrl-C ends)\n"
         assert ask(port, "GET", "/v1/models").status == 401
         key = {"Authorization": "Bearer k"}
+        cards = ask(port, "GET", "/v1/models", headers=key).body["data"]
+        assert [card["id"] for card in cards] == ["mine", "gpt-4o", "other", "last"]
+        answer = ask(port, "POST", "/v1/chat/completions", question(model="last", max_tokens=4), key)
+        assert answer.body["model"] == "last"
         answer = ask(port, "POST", "/v1/chat/completions", question(model="mine", max_tokens=4), key)
         assert answer.body["usage"]["completion_tokens"] == 4
         process.send_signal(signal.SIGTERM)
@@ -157,6 +162,7 @@ def test_a_warning_where_others_can_reach_it(model):
         (["--host", "no.such.host.invalid"], "--host=no.such.host.invalid is no address"),
         (["--timeout", "0"], "--timeout=0 must be a number of seconds above 0"),
         (["--max-tokens", "0"], "--max-tokens=0 must be at least 1"),
+        (["--name", ""], "--name is empty: give a name, or leave it away"),
         (["--temperature", "-1"], "temperature=-1.0 must be a number of at least 0"),
         (["--api-key", ""], "--api-key is empty"),
         (["--api-key", "schlüssel"], "the API key must be ASCII"),
@@ -196,6 +202,8 @@ def test_one_question(model):
     ("argv", "message"),
     [
         (["--top-p", "2"], "top_p=2.0 must be a number"),
+        (["--frequency-penalty", "-3"], "frequency_penalty=-3.0 must be a number of at least -2"),
+        (["--presence-penalty", "3"], "presence_penalty=3.0 must be a number of at least -2 and at most 2"),
         (["--max-context", "-1"], "--max-context=-1 must be at least 0"),
         (["--prompt", "word " * 600], "the prompt has"),
     ],

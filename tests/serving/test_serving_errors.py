@@ -9,7 +9,7 @@ import time
 import pytest
 from serving_helpers import TOOL, ScriptedEngine, ask, question, served, tiny_engine, wait_for
 
-from minimind_jax.inference.engine import Piece, QueueFullError
+from minimind_jax.inference.request import Piece, QueueFullError
 from minimind_jax.serving import Settings
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -43,8 +43,8 @@ def check_error(response, status, code=None, param=None):
         (CHAT, b'{"seed": ' + b"9" * 5000 + b"}", "the body is not usable JSON"),
         (CHAT, b"[" * 50_000, "the body is not usable JSON: it is nested too deeply"),
         (CHAT, b'{"messages": ' + b"[" * 80 + b"]" * 80 + b"}", "`messages` is nested more than 64 levels deep"),
-        (CHAT, b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "`messages` holds half of a \\u surrogate"),
-        (CHAT, b'{"\\ud800": 1}', "`a field's name` holds half"),
+        (CHAT, b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "`messages` has half of a \\u surrogate"),
+        (CHAT, b'{"\\ud800": 1}', "`a field's name` has half"),
     ],
 )
 def test_bodies_that_are_no_request(port, path, body, message):
@@ -55,6 +55,22 @@ def test_bodies_that_are_no_request(port, path, body, message):
 
 TEXT = question()["messages"]
 ASSISTANT_CALL = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{]"}}]}
+GOOD = {"function": {"name": "f", "arguments": "{}"}}
+GOOD_CALL = {"role": "assistant", "tool_calls": [GOOD]}
+UNFINISHED = [*TEXT, {"role": "assistant", "content": "Once"}]
+ENDLESS = {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"], "additionalProperties": False}
+
+
+def _named(name):
+    return {"type": "function", "function": {"name": name}}
+
+
+def _tool(parameters):
+    return {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+
+def _format(schema):
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
 
 
 @pytest.mark.parametrize(
@@ -64,35 +80,95 @@ ASSISTANT_CALL = {"role": "assistant", "tool_calls": [{"function": {"name": "f",
         ({"messages": "hi"}, "messages", "valid list"),
         ({"messages": []}, "messages", "`messages` is empty"),
         ({"messages": ["hi"]}, "messages[0]", "valid dictionary"),
-        ({"messages": [{}]}, "messages[0].role", "must be one of system, user, assistant, tool"),
-        ({"messages": [{"role": "function", "content": ""}]}, "messages[0].role", "must be one of"),
+        ({"messages": [{}]}, "messages[0].role", "`messages[0]` lacks `role`, has no field at all"),
+        (
+            {"messages": [{"role": "bot", "content": ""}]},
+            "messages[0].role",
+            "not one of system, user, assistant, tool",
+        ),
         ({"messages": [*TEXT, {"role": "user"}]}, "messages[1].content", "is missing"),
-        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "a string or a list of text parts"),
+        (
+            {"messages": [{"role": "user", "content": 3}]},
+            "messages[0].content",
+            "not a string (nor a list of text parts)",
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             "messages[0].content[0].type",
             "this model reads text only",
         ),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text", "a string"),
-        ({"messages": [{"role": "user", "content": "", "tool_calls": [{}]}]}, "messages[0].tool_calls", "only the"),
+        ({"messages": [{"role": "user", "content": ""}]}, "messages[0].content", "is empty"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [GOOD]}]}, "messages[0].tool_calls", "only the"),
         ({"messages": [ASSISTANT_CALL]}, "messages[0].tool_calls[0].function.arguments", "is not JSON"),
-        ({"messages": [{"role": "assistant", "tool_calls": {}}]}, "messages[0].tool_calls", "must be a list"),
+        ({"messages": [{"role": "assistant", "tool_calls": 3}]}, "messages[0].tool_calls", "is not a list"),
         (
             {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
-            "messages[0].tool_calls[0].function.name",
-            "string",
+            "messages[0].tool_calls[0].name",
+            "lacks `name`",
         ),
-        ({"messages": [{"role": "assistant", "content": "", "function_call": {}}]}, "messages[0].function_call", "use"),
+        (
+            {"messages": [{"role": "assistant", "function_call": {}}]},
+            "messages[0].function_call[0].name",
+            "lacks `name`",
+        ),
         (
             {"messages": [{"role": "assistant", "content": "", "reasoning_content": 3}]},
             "messages[0].reasoning_content",
             "",
         ),
-        (question(tools=[{}]), "tools[0].function.name", "must be a string"),
-        (question(tools=[{"type": "web_search"}]), "tools[0].type", "'function'"),
+        (question(tools=[{}]), "tools[0].name", "lacks `name`"),
+        (question(tools=[{"type": "web_search"}]), "tools[0].type", "only functions can be called"),
         (question(tools={}), "tools", "valid list"),
-        (question(tools=[TOOL], tool_choice="required"), "tool_choice", "'auto' or 'none'"),
-        (question(tools=[TOOL], tool_choice=TOOL), "tool_choice", "'auto' or 'none'"),
+        (question(tools=[TOOL], tool_choice="always"), "tool_choice", "'auto', 'none' or 'required'"),
+        (question(tools=[TOOL], tool_choice={"type": "custom"}), "tool_choice.type", "'function'"),
+        (question(tools=[TOOL], tool_choice=_named("g")), "tool_choice", "names 'g', which is none of the `tools`"),
+        (question(tool_choice="required"), "tool_choice", "there are no `tools`"),
+        (question(tools=[], tool_choice=_named("f")), "tool_choice", "there are no `tools`"),
+        (
+            question(tools=[_tool({"type": "array"})], tool_choice="required"),
+            "tools[0].function.parameters",
+            "schema of an object",
+        ),
+        (question(tools=[_tool([])], tool_choice="required"), "tools[0].function.parameters", "schema of an object"),
+        (question(tools=[_tool({"not": {}})], tool_choice="required"), "tools", 'Unimplemented keys: ["not"]'),
+        (question(response_format="json"), "response_format", "valid dictionary"),
+        (question(response_format={}), "response_format.type", "field required"),
+        (question(response_format={"type": "xml"}), "response_format.type", "'json_schema'"),
+        (question(response_format={"type": "json_schema"}), "response_format.json_schema", "is missing"),
+        (question(response_format=_format(None)), "response_format.json_schema.schema", "field required"),
+        (question(response_format=_format({"enum": []})), "response_format", "Unsatisfiable schema"),
+        (question(response_format=_format({"type": "frob"})), "response_format", "Invalid type: frob"),
+        (question(response_format=_format({"pattern": "(?=x)", "type": "string"})), "response_format", "regex"),
+        (question(response_format=_format({"$ref": "#/$defs/x"})), "response_format", "cannot be followed"),
+        (question(response_format=_format(ENDLESS)), "response_format", "cannot be followed"),
+        (question(response_format=_format({}), ignore_eos=True), "ignore_eos", "goes on where a grammar ends"),
+        (question(frequency_penalty=2.5), "frequency_penalty", "at most 2"),
+        (question(presence_penalty=-3), "presence_penalty", "of at least -2"),
+        (question(presence_penalty="1"), "presence_penalty", "valid number"),
+        (question(logit_bias={"x": 1}), "logit_bias", "'x', which is no token id"),
+        (question(logit_bias={"9" * 5000: 1}), "logit_bias", "no token id"),
+        (question(logit_bias={"-1": 1}), "logit_bias", "no token id"),
+        (question(logit_bias={"5": 101}), "logit_bias", "at most 100"),
+        (question(logit_bias={str(i): 1 for i in range(1025)}), "logit_bias", "the limit is 1024"),
+        (question(logit_bias=[5]), "logit_bias", "valid dictionary"),
+        (question(add_generation_prompt=False), "add_generation_prompt", "needs `continue_final_message`"),
+        (question(continue_final_message=True), "messages", "a last message of the assistant"),
+        (
+            {"messages": [*TEXT, GOOD_CALL], "continue_final_message": True},
+            "messages",
+            "without tool calls",
+        ),
+        (
+            {"messages": UNFINISHED, "continue_final_message": True, "add_generation_prompt": True},
+            "add_generation_prompt",
+            "`add_generation_prompt`: false",
+        ),
+        (
+            {"messages": UNFINISHED, "continue_final_message": True, "response_format": {"type": "json_object"}},
+            "continue_final_message",
+            "neither a `response_format`",
+        ),
         (question(temperature="hot"), "temperature", "valid number"),
         (question(temperature=-1), "temperature", "must be a number of at least 0"),
         (question(top_p=0), "top_p", "above 0"),
@@ -110,7 +186,9 @@ ASSISTANT_CALL = {"role": "assistant", "tool_calls": [{"function": {"name": "f",
         (question(stream_options=3), "stream_options", "valid"),
         (question(top_logprobs=2), "top_logprobs", "needs `logprobs`"),
         (question(logprobs=True, top_logprobs=21), "top_logprobs", "from -1 to 20"),
-        (question(chat_template_kwargs={"other": 1}), "chat_template_kwargs.other", "not permitted"),
+        (question(chat_template_kwargs={"messages": []}), "chat_template_kwargs.messages", "would replace"),
+        (question(chat_template_kwargs={"self": 1}), "chat_template_kwargs.self", "would replace"),
+        (question(chat_template_kwargs={"enable_thinking": 1}), "chat_template_kwargs.enable_thinking", "boolean"),
         (question(reasoning_effort="huge"), "reasoning_effort", "'none'"),
     ],
 )
@@ -127,7 +205,9 @@ def test_chat_fields(port, body, param, message):
         ({"prompt": [6400]}, "prompt", "holds the token 6400, but the vocabulary has 6400"),
         ({"prompt": [-1]}, "prompt", "holds the token -1"),
         ({"prompt": ["x"] * 65, "n": 2}, "prompt", "more than 128 texts"),
-        ({"prompt": "x", "echo": True, "logprobs": 1}, "echo", "not supported"),
+        ({"prompt": "x", "max_tokens": 0}, "max_tokens", "needs `echo`: true"),
+        ({"prompt": "x", "max_tokens": -1}, "max_tokens", "greater than or equal to 0"),
+        ({"prompt": "x", "response_format": {"type": "json_schema"}}, "response_format.json_schema", "is missing"),
         ({"prompt": "x", "logprobs": True}, "logprobs", "valid integer"),
         ({"prompt": "x", "logprobs": 21}, "top_logprobs", "from -1 to 20"),
         ({"prompt": {"a": 1}}, "prompt", "valid"),
@@ -141,17 +221,12 @@ def test_completion_fields(port, body, param, message):
 @pytest.mark.parametrize(
     ("field", "harmless", "harmful"),
     [
-        ("logit_bias", {}, {"5": -100}),
-        ("frequency_penalty", 0, 0.5),
-        ("presence_penalty", 0.0, -1),
-        ("response_format", {"type": "text"}, {"type": "json_schema", "json_schema": {}}),
         ("best_of", 1, 3),
         ("suffix", "", "end"),
         ("min_tokens", 0, 5),
         ("functions", [], [{"name": "f"}]),
         ("guided_json", None, {}),
         ("chat_template", None, "{{ 7 * 7 }}"),
-        ("continue_final_message", False, True),
     ],
 )
 def test_unsupported_fields_are_refused_where_they_would_change_the_answer(port, field, harmless, harmful):
@@ -160,9 +235,38 @@ def test_unsupported_fields_are_refused_where_they_would_change_the_answer(port,
     assert f"`{field}` is not supported" in message
 
 
-def test_unknown_fields_do_not_matter(port):
-    fields = {"user": "me", "store": False, "metadata": {"a": 1}, "service_tier": "auto", "model": None, "n": None}
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"user": "me", "store": False, "metadata": {"a": 1}, "service_tier": "auto", "model": None, "n": None},
+        {"stream_options": {"include_usage": None}, "stop": None, "seed": None, "temperature": None, "user": None},
+        {"stream_options": {"include_usage": None, "include_obfuscation": False}, "stream": None, "model": ""},
+        {"logprobs": False, "top_logprobs": 0, "stop": [], "logit_bias": {}, "parallel_tool_calls": None},
+        {"logprobs": None, "top_logprobs": None, "stop": "", "logit_bias": None, "metadata": None, "store": None},
+        {"logprobs": None, "top_logprobs": 0, "tools": None, "tool_choice": None, "functions": None},
+        {"tools": [], "tool_choice": "auto", "response_format": None, "frequency_penalty": None},
+        {"tools": [], "tool_choice": "none", "response_format": {"type": "text", "json_schema": None}},
+        {"tools": [TOOL], "tool_choice": "none", "parallel_tool_calls": False, "presence_penalty": 0},
+        {"chat_template_kwargs": {"enable_thinking": None, "open_thinking": None, "other": None}},
+        {"chat_template_kwargs": {"style": "plain", "depth": [1, {"a": None}]}, "add_generation_prompt": True},
+        {"continue_final_message": None, "add_generation_prompt": None, "reasoning_effort": None, "best_of": 1},
+        {"response_format": {"type": "json_object", "json_schema": None}, "max_completion_tokens": None},
+    ],
+)
+def test_neutral_and_unknown_fields_do_not_matter(port, fields):
     assert ask(port, "POST", CHAT, question(**fields)).status == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"logprobs": None, "echo": None, "suffix": None, "best_of": None, "user": ""},
+        {"stream_options": {"include_usage": None}, "logit_bias": {}, "suffix": "", "echo": False},
+        {"stop": "", "response_format": {"type": "text"}, "max_tokens": None},
+    ],
+)
+def test_so_in_completions(port, fields):
+    assert ask(port, "POST", COMPLETIONS, {"prompt": "x", **fields}).status == 200
 
 
 def test_paths_methods_and_models(port):
@@ -175,6 +279,25 @@ def test_paths_methods_and_models(port):
     assert message == "there is no model 'gpt-9' here: this server has 'tiny'"
     check_error(ask(port, "GET", "/v1/models/gpt-9"), 404, "model_not_found", "model")
     assert ask(port, "GET", "/health").body == {"status": "ok", "model": "tiny"}
+
+
+def test_a_server_with_several_names():
+    with served(ScriptedEngine("fine"), Settings("tiny", aliases=("gpt-4o", "org/tiny", "tiny"))) as port:
+        assert [card["id"] for card in ask(port, "GET", "/v1/models").body["data"]] == ["tiny", "gpt-4o", "org/tiny"]
+        for name in ("tiny", "gpt-4o", "org/tiny"):
+            assert ask(port, "GET", f"/v1/models/{name}").body["id"] == name
+            assert ask(port, "POST", CHAT, question(model=name)).body["model"] == name
+        assert ask(port, "POST", CHAT, question()).body["model"] == "tiny"
+        message = check_error(ask(port, "POST", CHAT, question(model="gpt-9")), 404, "model_not_found", "model")
+        assert message == "there is no model 'gpt-9' here: this server has 'tiny' and 'gpt-4o' and 'org/tiny'"
+
+
+def test_a_server_that_answers_to_every_name():
+    with served(ScriptedEngine("fine"), Settings("tiny", any_name=True)) as port:
+        assert ask(port, "POST", CHAT, question(model="gpt-9")).body["model"] == "gpt-9"
+        assert ask(port, "POST", COMPLETIONS, {"prompt": "x", "model": "汉"}).body["model"] == "汉"
+        assert ask(port, "GET", "/v1/models/gpt-9").body["id"] == "gpt-9"
+        assert [card["id"] for card in ask(port, "GET", "/v1/models").body["data"]] == ["tiny"]
 
 
 def test_health_says_so_when_nothing_is_answered_any_more():

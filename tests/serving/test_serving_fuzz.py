@@ -34,11 +34,46 @@ MESSAGES = st.lists(
     min_size=1,
     max_size=3,
 )
-NAMES = sorted(
-    {*ChatRequest.model_fields, *CompletionRequest.model_fields, "response_format", "logit_bias", "user"}
-    - {"messages", "prompt"}
+NAMES = sorted({*ChatRequest.model_fields, *CompletionRequest.model_fields, "best_of", "user"} - {"messages", "prompt"})
+KEYWORDS = "type properties required items enum const anyOf allOf $ref $defs pattern format minimum maxItems x-guidance"
+SCHEMAS = st.recursive(
+    VALUES | st.sampled_from(["object", "array", "string", "integer", "number", "null", "#", "#/$defs/a", "^a+$"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from([*KEYWORDS.split(), "a"]), inner),
+    max_leaves=12,
 )
-FIELDS = st.dictionaries(st.sampled_from(NAMES), VALUES | st.integers(0, 3), max_size=3)
+# Known objects with something in them, as noise alone hardly ever makes one.
+SHAPED = st.fixed_dictionaries(
+    {},
+    optional={
+        "response_format": st.fixed_dictionaries(
+            {"type": st.sampled_from(["json_schema", "json_object", "text"])},
+            optional={"json_schema": st.fixed_dictionaries({"schema": SCHEMAS}, optional={"strict": VALUES})},
+        ),
+        "tools": st.lists(
+            st.builds(
+                lambda name, parameters: {"type": "function", "function": {"name": name, "parameters": parameters}},
+                st.sampled_from(["f", "<tool_call>", '"', "\n", "汉\x01"]) | st.text(min_size=1, max_size=4),
+                SCHEMAS,
+            ),
+            max_size=2,
+        ),
+        "tool_choice": st.sampled_from(["required", "auto", "none", {"type": "function", "function": {"name": "f"}}]),
+        "logit_bias": st.dictionaries(
+            st.integers(-1, 6401).map(str), st.floats(-101, 101) | st.integers(-2, 2), max_size=3
+        ),
+        "continue_final_message": st.booleans(),
+        "chat_template_kwargs": st.dictionaries(st.sampled_from(["enable_thinking", "self", "tools", "x"]), VALUES),
+        "frequency_penalty": st.floats(-2, 2),
+        "echo": st.booleans(),
+        "logprobs": st.integers(0, 5) | st.booleans(),
+        "enable_thinking": st.booleans(),
+    },
+)
+FIELDS = st.builds(
+    lambda shaped, noise: {**shaped, **noise},
+    SHAPED | st.just({}),
+    st.dictionaries(st.sampled_from(NAMES), VALUES | st.integers(0, 3), max_size=3) | st.just({}),
+)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import json
 
 from serving_helpers import TOKENIZER
 
-from minimind_jax.inference.engine import Token
+from minimind_jax.inference.request import Token
 from minimind_jax.serving.logprobs import CompletionLogprobs, chat_logprobs, token_text
 
 
