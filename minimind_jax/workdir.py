@@ -135,7 +135,7 @@ def read_metrics(workdir: Workdir) -> list[dict[str, Any]]:
     """All complete lines of metrics.jsonl, [] if there is none. Raises UserError for a damaged line."""
     try:
         content = workdir.metrics.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as e:
         raise UserError(f"{workdir.metrics} cannot be read: {e.strerror}") from None

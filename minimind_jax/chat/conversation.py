@@ -25,7 +25,7 @@ _OTHER_NAMES = {
 }
 MESSAGE_KEYS = frozenset(
     {"role", "from", "content", "value", "reasoning_content", "reasoning", "tool_calls", "function_call", "tools"}
-    | {"functions", "weight", "name", "tool_call_id"}
+    | {"functions", "weight", "train", "loss", "name", "tool_call_id"}
 )
 MAX_DEPTH = 64  # of tools and arguments; rendering them recurses
 
@@ -52,7 +52,7 @@ class Conversation:
         blank) and `tool_calls` ({"type": "function", "function": {"name", "arguments": object}, "id"?}), for tool
         results also `name` and `tool_call_id` where they are given.
       tools: JSON signatures; None where there are none.
-      context: numbers of the assistant's messages that are not to be learnt (`weight` 0).
+      context: numbers of the assistant's messages that are not to be learnt (`weight` 0, `train` or `loss` false).
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -87,7 +87,7 @@ def read_messages(values: Any, where: str, *, learnt: bool = False) -> Conversat
         if own_tools and (number or message["role"] != "system"):
             raise ConversationError(f"`{at}.tools`: only the first message may have tools, and only of role system", at)
         tools = own_tools or tools
-        if value.get("weight") == 0:
+        if 0 in (value.get("weight"), value.get("train"), value.get("loss")):
             context.add(len(messages))
         elif learnt and message["role"] == "assistant" and is_blank(message):
             text_key = "value" if "value" in value else "content"
@@ -125,8 +125,8 @@ def is_blank(message: Mapping[str, Any]) -> bool:
 def _message(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConversationError(f"`{where}` is not an object with role and content", where)
-    key = "from" if "from" in value and "role" not in value else "role"
-    if key not in value:
+    key = _only(value, where, "role", "from")
+    if value.get(key) is None and "from" not in value and "role" not in value:
         raise ConversationError(f"`{where}` lacks `role`, has {name_keys(value)}", f"{where}.role")
     name = value[key]
     role = _OTHER_NAMES.get(name, name) if isinstance(name, str) else name
@@ -136,9 +136,12 @@ def _message(value: Any, where: str) -> dict[str, Any]:
         )
     if value.get("weight", 1) not in (None, 0, 1):
         raise ConversationError(f"`{where}.weight` is neither 0 (not learnt) nor 1", f"{where}.weight")
-    text_key = "value" if "value" in value and "content" not in value else "content"
+    text_key = _only(value, where, "content", "value")
     message: dict[str, Any] = {"role": role, "content": ""}
     if name == "function_call":
+        if value.get("tool_calls"):
+            problem = f"`{where}` is a call by `{key}`, and has `tool_calls` besides: keep one"
+            raise ConversationError(problem, f"{where}.tool_calls")
         if calls := _tool_calls(value.get(text_key), f"{where}.{text_key}"):
             message["tool_calls"] = calls
     else:
@@ -156,8 +159,8 @@ def _message(value: Any, where: str) -> dict[str, Any]:
 
 def _assistants_fields(value: Mapping[str, Any], where: str, role: str) -> dict[str, Any]:
     """Thoughts and calls, as far as there are any. Raises ConversationError where another role has them."""
-    thoughts = "reasoning" if value.get("reasoning_content") is None else "reasoning_content"
-    calls = "function_call" if value.get("tool_calls") is None else "tool_calls"
+    thoughts = _only(value, where, "reasoning_content", "reasoning")
+    calls = _only(value, where, "tool_calls", "function_call")
     reasoning = _text(value.get(thoughts), f"{where}.{thoughts}")
     found: dict[str, Any] = {}
     if reasoning.strip():
@@ -168,6 +171,15 @@ def _assistants_fields(value: Mapping[str, Any], where: str, role: str) -> dict[
         field = f"{where}.{thoughts if 'reasoning_content' in found else calls}"
         raise ConversationError(f"`{field}` on a message of role {role}: only the assistant's may have it", field)
     return found
+
+
+def _only(value: Mapping[str, Any], where: str, usual: str, other: str) -> str:
+    """Which of two keys for one thing is used. Raises ConversationError where both are, and say different things."""
+    filled = [key for key in (usual, other) if value.get(key) not in (None, "", [], {}, "[]")]
+    if len(filled) > 1 and value[usual] != value[other]:
+        message = f"`{where}.{usual}` and `{where}.{other}` are the same thing and differ: keep one"
+        raise ConversationError(message, f"{where}.{other}")
+    return filled[0] if filled else (usual if usual in value or other not in value else other)
 
 
 def _text(value: Any, where: str) -> str:
@@ -199,11 +211,15 @@ def _tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
     calls = []
     for number, entry in enumerate(_objects([value] if isinstance(value, dict) else value, where)):
         function, at = _function(entry, f"{where}[{number}]")
-        arguments = _decoded(function.get("arguments"), f"{at}.arguments")
+        key = _only(function, at, "arguments", "parameters")  # the latter is Llama's
+        odd = function.keys() - {"arguments", "parameters", "name", "id", "type", "index", "function"}
+        if odd and function.get(key) is None:
+            raise ConversationError(f"`{at}` has no `arguments` but {name_keys(dict.fromkeys(sorted(odd)))}", at)
+        arguments = _decoded(function.get(key), f"{at}.{key}")
         if arguments is None:
             arguments = {}
         if not isinstance(arguments, dict):
-            raise ConversationError(f"`{at}.arguments` is not an object", f"{at}.arguments")
+            raise ConversationError(f"`{at}.{key}` is not an object", f"{at}.{key}")
         call: dict[str, Any] = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
         if isinstance(entry.get("id"), str):
             call["id"] = entry["id"]

@@ -21,7 +21,7 @@ from minimind_jax.chat.conversation import (
     read_tools_of,
 )
 
-_BESIDE = ("system", "tools", "functions")
+_BESIDE = ("system", "system_prompt", "tools", "functions")
 _ALPACA = ("instruction", "input", "history")
 # What a model that reads text cannot be shown.
 _MEDIA = ("image", "images", "video", "videos", "audio", "audios")
@@ -62,14 +62,21 @@ def read_conversation(record: Mapping[str, Any]) -> ConversationRecord:
     """
     _refuse_media(record)
     known: tuple[str, ...]
-    name = next((name for name in ("conversations", "messages") if name in record), "")
+    lists = [name for name in ("conversations", "messages") if name in record]
+    filled = [name for name in lists if record[name]]
+    if len(filled) > 1 and record["conversations"] != record["messages"]:
+        raise ConversationError("`conversations` and `messages` are the same thing and differ: keep one", "messages")
+    name = next(iter(filled or lists), "")
     if name:
         known = (name, *_BESIDE)
         conversation = _with_beside(read_messages(record[name], name, learnt=True), record)
         form = "`conversations` by ShareGPT (`from`, `value`)" if _is_sharegpt(record[name]) else f"`{name}`"
     elif "instruction" in record and "output" in record:
-        name, known = "output", (*_ALPACA, "output", *_BESIDE)
-        messages = [*_alpaca_prompt(record), _message("assistant", record["output"], "output")]
+        name, known = "output", (*_ALPACA, "output", "reasoning_content", *_BESIDE)
+        answer = _message("assistant", record["output"], "output") | {
+            "reasoning_content": record.get("reasoning_content")
+        }
+        messages = [*_alpaca_prompt(record), answer]
         conversation = _with_beside(read_messages(messages, "messages"), record)
         form = "Alpaca (`instruction`, `output`)"
     elif "prompt" in record and "completion" in record:
@@ -78,9 +85,15 @@ def read_conversation(record: Mapping[str, Any]) -> ConversationRecord:
             raise ConversationError(
                 "`label` is false: this completion is an example of what is not wanted, take such records out", "label"
             )
-        conversation = _with_beside(
-            _joined(_prompt(record["prompt"], "prompt"), _side(record, "completion", learnt=True)), record
-        )
+        before = _prompt(record["prompt"], "prompt")
+        if before.messages and before.messages[-1]["role"] == "assistant":
+            raise ConversationError(
+                "`prompt` ends with the assistant's message: the answer belongs to `completion`", "prompt"
+            )
+        # As trl has it, only the completion is learnt.
+        answers = {number for number, message in enumerate(before.messages) if message["role"] == "assistant"}
+        before = replace(before, context=frozenset(answers))
+        conversation = _with_beside(_joined(before, _side(record, "completion", learnt=True)), record)
         form = "`prompt`, `completion`"
     else:
         raise ConversationError(
@@ -127,16 +140,23 @@ def _pair_side(record: Mapping[str, Any], key: str, source: str) -> Conversation
         raise ConversationError(f"`{key}` is empty: its last message says nothing", key)
     if len(side.messages) - 1 in side.context:
         raise ConversationError(f"the last message of `{key}` has `weight` 0, but it is what a pair is about", key)
-    # Many data sets repeat the prompt in the messages of both sides.
-    if source and side.messages[0]["role"] == "assistant":
-        if source == "instruction":
-            before = read_messages(_alpaca_prompt(record), "messages")
-        else:
-            before = _prompt(record[source], source)
-        side = _joined(before, side)
+    if source:
+        alpaca = source == "instruction"
+        before = read_messages(_alpaca_prompt(record), "messages") if alpaca else _prompt(record[source], source)
+        if side.messages[0]["role"] == "assistant":
+            side = _joined(before, side)
+        elif not _repeats(side, before):  # as many data sets do, in both sides
+            raise ConversationError(f"`{source}` is not what `{key}` has before its answer: keep one of them", source)
     if len(side.messages) == 1:
         raise ConversationError(f"lacks `prompt`, and `{key}` has no message before the answer", key)
     return _with_beside(side, record)
+
+
+def _repeats(side: Conversation, before: Conversation) -> bool:
+    """Whether the messages of `before` stand in `side` before its answer."""
+    said = [(message["role"], message["content"].strip()) for message in side.messages[:-1]]
+    wanted = [(message["role"], message["content"].strip()) for message in before.messages]
+    return any(said[i : i + len(wanted)] == wanted for i in range(len(said) - len(wanted) + 1))
 
 
 def _side(record: Mapping[str, Any], key: str, learnt: bool = False) -> Conversation:
@@ -190,7 +210,7 @@ def _joined(before: Conversation, after: Conversation) -> Conversation:
 
 def _with_beside(conversation: Conversation, record: Mapping[str, Any]) -> Conversation:
     """With the system prompt and the functions that stand beside the messages."""
-    tools, system = read_tools_of(record, ""), record.get("system")
+    tools, system = read_tools_of(record, ""), record.get("system") or record.get("system_prompt")
     if tools and conversation.tools:
         raise ConversationError("`tools` stand both beside the messages and on the first of them: keep one", "tools")
     if system is not None and not isinstance(system, str):

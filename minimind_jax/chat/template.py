@@ -1,8 +1,9 @@
 """What a tokenizer directory's chat template does, found by rendering it: prompts, and the answers that follow them.
 
-Nothing here knows a template's text. Its switch for thinking may be `enable_thinking` or `open_thinking` (both are
-always given); its prompt may end in an empty think block, in an open one or in none; its answers may carry a block,
-always or sometimes or never; earlier turns may be rendered unlike the last one; a user's turn may open the answer.
+Nothing here knows a template's text. Its switch for thinking may be `enable_thinking`, `open_thinking` or `thinking`
+(all are always given); its prompt may end in an empty think block, in an open one or in none; its answers may carry a
+block, always or sometimes or never; earlier turns may be rendered unlike the last one; a user's turn may open the
+answer.
 
 A turn is what a server sends before an answer, and the answer as the template renders it where it comes last.
 """
@@ -180,8 +181,9 @@ class ChatTemplate:
         answer = _answer(whole, prompt, header_end, thinking)
         end = answer.find(self._end_token)
         after = end + len(self._end_token)
-        if end < 0 or answer[after:].strip():
+        if end < 0 or answer[after:].replace(self._end_token, "").strip():  # some repeat it at the very end
             raise _no_turn()
+        _check_kept(message, answer[:end])
         return Turn(prompt, answer[: after + answer.startswith("\n", after)], header_end, len(prompt) + end)
 
     # --- Rendering ------------------------------------------------------------------------------
@@ -203,7 +205,7 @@ class ChatTemplate:
         thinking: bool,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        switches = {"enable_thinking": thinking, "open_thinking": thinking, **(variables or {})}
+        switches = {"enable_thinking": thinking, "open_thinking": thinking, "thinking": thinking, **(variables or {})}
         try:
             return self._tokenizer.render(messages, tools, **switches)
         except UserError as e:
@@ -268,7 +270,9 @@ class ChatTemplate:
                 used["reasoning_content"] = "`reasoning_content`"
         for part, name in used.items():
             if not self._renders(part):
-                more = f"write it into the content as {THINK}...{END_THINK}, or " if part == "reasoning_content" else ""
+                more = ""
+                if part == "reasoning_content" and self._renders("literal thoughts"):
+                    more = f"write it into the content as {THINK}...{END_THINK}, or "
                 raise ConversationError(
                     f"the chat template of {self._tokenizer.path} leaves out {name}: {more}{_ADVICE}", "messages"
                 )
@@ -288,6 +292,7 @@ class ChatTemplate:
             "tool_calls": [_QUESTION, call],
             "tool": [_QUESTION, other_call, {"role": "tool", "name": "f", "content": _PROBE}],
             "reasoning_content": [_QUESTION, {**_ANSWER, "reasoning_content": _PROBE}],
+            "literal thoughts": [_QUESTION, {**_ANSWER, "content": f"{THINK}\n{_PROBE}\n{END_THINK}\n\n{_A}"}],
         }
         try:
             return _PROBE in self._render(examples[part], [_SIGNATURE] if part == "tools" else None, thinking=True)
@@ -318,6 +323,21 @@ def _answer(whole: str, prompt: str, header_end: int, thinking: bool) -> str:
     if block := EMPTY_BLOCK.match(answer):
         answer = answer[block.end() :]
     return f"\n{END_THINK}\n\n{answer}" if opened else answer
+
+
+def _check_kept(message: Mapping[str, Any], answer: str) -> None:
+    """Raises ConversationError where a template has left out a part of what is to be learnt, or moved it."""
+    texts = [message.get("reasoning_content") or "", *re.split(f"{THINK}|{END_THINK}", message["content"])]
+    position = 0
+    for text in filter(None, map(str.strip, texts)):
+        position = answer.find(text, position)
+        if position < 0:
+            raise ConversationError(
+                f"the chat template leaves out or moves a part of an answer, {text[:30]!r}: thoughts belong into "
+                "`reasoning_content`, or once at the beginning of the content",
+                "messages",
+            )
+        position += len(text)
 
 
 def _opens_thought(prompt: str) -> bool:

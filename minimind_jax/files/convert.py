@@ -186,8 +186,15 @@ def arrow_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
 
 
 def _rows(batch: Any) -> bytes:
-    rows = batch.to_pylist()
+    rows = [{key: _without_nulls(value) for key, value in row.items()} for row in batch.to_pylist()]
     return b"".join(json.dumps(row, ensure_ascii=False, default=_as_json).encode() + b"\n" for row in rows)
+
+
+def _without_nulls(value: Any) -> Any:
+    """Structs without their null fields: all rows of a table have the fields of each, and nobody wrote these."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _as_json(value: Any) -> str:

@@ -224,8 +224,12 @@ class ChatRequest(GenerationRequest):
     @property
     def thinking(self) -> bool | None:
         """None: not given. The template's variables win over the same names beside them, which win over the effort."""
-        for switches in (self.chat_template_kwargs, self):
-            given = [s for s in (switches.enable_thinking, switches.open_thinking) if s is not None]
+        variables = self.chat_template_kwargs
+        for switches in (
+            (variables.enable_thinking, variables.open_thinking, (variables.model_extra or {}).get("thinking")),
+            (self.enable_thinking, self.open_thinking),
+        ):
+            given = [switch for switch in switches if isinstance(switch, bool)]
             if given:
                 return any(given)
         return None if self.reasoning_effort is None else self.reasoning_effort not in ("none", "minimal")

@@ -163,6 +163,15 @@ BAD_CONVERSATIONS: list[tuple[Any, str]] = [
     ({"prompt": "x", "completion": "y", "label": False}, "`label` is false"),
     ({"prompt": "", "completion": "y"}, "`prompt` is empty"),
     ({"prompt": [U], "completion": [U]}, "`completion` has no assistant message"),
+    ({"prompt": [U, A], "completion": "x"}, "`prompt` ends with the assistant's message"),
+    ({"conversations": [U, A], "messages": [U, B]}, "`conversations` and `messages` are the same thing and differ"),
+    ([U, {**A, "value": "other"}], f"`{A_}.content` and `{A_}.value` are the same thing and differ"),
+    ([U, {**A, "from": "human"}], f"`{A_}.role` and `{A_}.from` are the same thing and differ"),
+    ([U, {**A, "reasoning": "a", "reasoning_content": "b"}], "are the same thing and differ"),
+    ([U, {**calling([CALL]), "function_call": {"name": "g"}}], "are the same thing and differ"),
+    ([U, {"from": "function_call", "value": '{"name": "f"}', "tool_calls": [CALL]}], "has `tool_calls` besides"),
+    ([U, calling([{"name": "f", "args": {"x": 1}}])], f"`{A_}.tool_calls[0]` has no `arguments` but `args`"),
+    ([U, calling([{"name": "f", "arguments": {"x": 1}, "parameters": {"x": 2}}])], "are the same thing and differ"),
     ([{"role": "tool", "content": {"x": 1}}, A], f"`{U_}.content` is not a string"),
     ([U, {**A, "reasoning_content": {"x": 1}}], f"`{A_}.reasoning_content` is not a string"),
     ([{**U, "reasoning_content": "hm"}, A], f"`{U_}.reasoning_content` on a message of role user"),
@@ -270,6 +279,8 @@ def test_alpaca() -> None:
     one = {"instruction": "你好", "input": "", "output": "Hello 😀"}
     assert form_of(one) == (Conversation([U, A]), "Alpaca (`instruction`, `output`)", ())
     assert form_of({**one, "input": None, "history": [], "system": ""})[0] == Conversation([U, A])
+    thoughts = form_of({**one, "reasoning_content": "hm", "system_prompt": "Be brief."})[0]
+    assert thoughts == Conversation([S, U, {**A, "reasoning_content": "hm"}])
     both = read_conversation({**one, "instruction": "Translate.", "input": "你好"}).conversation
     assert both.messages[0] == {"role": "user", "content": "Translate.\n你好"}
     assert read_conversation({**one, "instruction": "", "input": "你好"}).conversation == Conversation([U, A])
@@ -322,13 +333,26 @@ def test_what_has_weight_0_is_context() -> None:
     blank = {"role": "system", "content": ""}
     assert read([blank, U, first, U, second]) == Conversation([U, A, U, B], context=frozenset({1}))
     assert read([U, {"role": "assistant", "content": "", "weight": 0}, U, A]).context == {1}
-    completion = read_conversation({"prompt": [S, U, first, U], "completion": [second]}).conversation
-    assert completion == Conversation([S, U, A, U, B], context=frozenset({2}))
     system = read([U, first, U, second], system="Be brief.")
     assert system == Conversation([S, U, A, U, B], context=frozenset({2}))
     with pytest.raises(ConversationError, match="weight") as raised:
         read_conversation({"messages": [U, first]})
     assert raised.value.dropped
+
+
+def test_of_two_keys_for_one_thing_the_filled_one_counts() -> None:
+    assert read([U, {**calling([]), "function_call": CALL["function"]}]).messages[1] == calling([CALL])
+    assert read([U, {**A, "reasoning_content": "", "reasoning": "hm"}]).messages[1] == {**A, "reasoning_content": "hm"}
+    assert read([U, {"role": "assistant", "content": None, "value": "Hello 😀"}]).messages == [U, A]
+    assert read([U, calling([{"name": "f", "parameters": {"x": "北京"}}])]).messages[1] == calling([CALL])
+    for empty in (None, []):
+        assert read_conversation({"conversations": empty, "messages": [U, A]}).conversation == Conversation([U, A])
+
+
+def test_only_the_completion_is_learnt() -> None:
+    record = {"prompt": [U, B, U], "completion": "Hello 😀"}
+    assert read_conversation(record).conversation == Conversation([U, B, U, A], context=frozenset({1}))
+    assert read([U, {**B, "train": False}, U, {**A, "loss": True}]).context == {1}
 
 
 def test_unknown_keys_are_told_of() -> None:
@@ -434,6 +458,9 @@ BAD_PAIRS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": " ", "chosen": "y", "rejected": "x"}, "`prompt` is empty"),
     ({"prompt": 3, "chosen": "y", "rejected": "x"}, "`prompt` is not a list of messages"),
     ({"prompt": [{"role": "user"}], "chosen": "y", "rejected": "x"}, "`prompt[0].content` is missing"),
+    ({"prompt": "other", "chosen": HI, "rejected": GO}, "`prompt` is not what `chosen` has before its answer"),
+    ({"prompt": "p", "chosen": [S, A], "rejected": [S, B]}, "`prompt` is not what `chosen` has before its answer"),
+    ({"prompt": [S, U], "chosen": HI, "rejected": GO}, "`prompt` is not what `chosen` has before its answer"),
     ({"prompt": SURROGATE, "chosen": "y", "rejected": "x"}, "`prompt` has half of a \\u surrogate pair"),
     ({"prompt": "p", "chosen": "y", "rejected": SURROGATE}, "`rejected` has half of a \\u surrogate pair"),
     ({"prompt": [{**S, "tools": [TOOL]}, U], "tools": [TOOL], "chosen": "y", "rejected": "x"}, "`tools` stand both"),

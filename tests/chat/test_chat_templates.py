@@ -197,6 +197,27 @@ def test_pairs_by_minimind_3(tmp_path: Path) -> None:
     assert runs(rejected) == [(0, ASK + HEAD), (TARGET, EMPTY + "Hello 😀" + END)]
 
 
+STRIPS = CHATML.replace("message.content", "message.content.split('</think>')[-1].lstrip('\\n')")
+
+
+@pytest.mark.parametrize("template", [OURS, MINIMIND3, QWEN3, STRIPS])
+def test_no_part_of_an_answer_vanishes_or_moves(template: str, tmp_path: Path) -> None:
+    encoder = with_template(tmp_path, template)
+    for content in ("Sure. <think>hm</think> yes", "<think>a</think>B<think>c</think>D"):
+        with pytest.raises(ConversationError, match="leaves out or moves a part of an answer"):
+            encoder.encode(Conversation([U, assistant(content)]))
+    if template == STRIPS:
+        with pytest.raises(ConversationError, match="leaves out or moves a part of an answer, 'six times seven'"):
+            encoder.encode(Conversation([U, assistant(THOUGHTS + "42")]))
+        with pytest.raises(ConversationError, match=r"leaves out `reasoning_content`: take another"):  # and no more
+            encoder.encode(Conversation([U, THINK]))
+
+
+def test_an_end_token_that_is_repeated_at_the_very_end(tmp_path: Path) -> None:
+    encoder = with_template(tmp_path, CHATML + "{%- if not add_generation_prompt -%}{{- '<|im_end|>' -}}{%- endif -%}")
+    assert encoded(encoder, U, A) == [[(0, ASK + HEAD), ANSWER]]
+
+
 def test_llama_3_strips_text_and_ends_turns_without_a_line_break(tmp_path: Path) -> None:
     encoder = with_template(tmp_path, LLAMA3)
     head = "<|start_header_id|>assistant<|end_header_id|>\n\n"

@@ -288,6 +288,7 @@ def test_the_modelfile_template_renders_as_ours():
     # These few actions of Go's text/template mean the same in Jinja, the trimming {{- too.
     for action, jinja in (
         ("{{- range .Messages }}", "{%- for m in messages %}"),
+        ('{{ if eq .Role "assistant" }}<think>\n\n</think>\n\n{{ end }}', "{{ block if m.role == 'assistant' }}"),
         ("{{ .Role }}", "{{ m.role }}"),
         ("{{ .Content }}", "{{ m.content }}"),
         ("{{ end }}", "{% endfor %}"),
@@ -297,4 +298,7 @@ def test_the_modelfile_template_renders_as_ours():
     template = jinja2.Environment(keep_trailing_newline=True).from_string(go)
     for name in ("user", "system", "late-system", "turns", "answered", "empty"):
         messages = CONVERSATIONS[name]
-        assert template.render(messages=messages) == tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        block = "<think>\n\n</think>\n\n"
+        assert template.render(messages=messages, block=block) == tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True
+        )

@@ -98,7 +98,7 @@ def test_chunks_do_not_show(
         patch.setattr(content, "CHUNK_BYTES", chunk_bytes)
         patch.setattr(worker, "BATCH_RECORDS", 3)
         if not texts:
-            with pytest.raises(UserError, match=r"no usable line|no UTF-8 text"):
+            with pytest.raises(UserError, match=r"no usable line|no UTF-8 text|not UTF-8"):
                 open_store(path, ByteTokenizer(), str(directory / "cache"))
             return
         store = open_store(path, ByteTokenizer(), str(directory / "cache"))

@@ -234,18 +234,21 @@ def test_a_chat_in_a_terminal(model):
                 read_more()
             read = read[read.index(text) + len(text) :]
 
-        wait_for_text("/quit")
-        wait_for_text("> ")
-        os.write(controller, b"hello\n")
-        wait_for_text("hello")
-        wait_for_text("compiling decode for 1 x 128")
-        wait_for_text("\n")
-        while len(read) < 40:  # the answer is under way
-            read_more()
-        process.send_signal(signal.SIGINT)
-        wait_for_text("stopped")
-        wait_for_text("> ")
-        os.write(controller, b"/quit\n")
-        process.wait(timeout=30)
-        assert process.returncode == 0
+        try:
+            wait_for_text("/quit")
+            wait_for_text("> ")
+            os.write(controller, b"hello\n")
+            wait_for_text("hello")
+            wait_for_text("compiling decode for 1 x 128")
+            wait_for_text("\n")
+            while len(read) < 40:  # the answer is under way
+                read_more()
+            process.send_signal(signal.SIGINT)
+            wait_for_text("stopped")
+            wait_for_text("> ")
+            os.write(controller, b"/quit\n")
+            process.wait(timeout=30)
+            assert process.returncode == 0
+        finally:
+            process.kill()  # else a failure would wait for it for ever
     os.close(controller)

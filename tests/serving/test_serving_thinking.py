@@ -45,6 +45,7 @@ ASKING = [
     {"open_thinking": True},
     {"chat_template_kwargs": {"enable_thinking": True}},
     {"chat_template_kwargs": {"open_thinking": True}},
+    {"chat_template_kwargs": {"thinking": True}},
     {"reasoning_effort": "medium"},
 ]
 NOT_ASKING: list[dict[str, Any]] = [

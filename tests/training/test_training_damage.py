@@ -18,7 +18,7 @@ from minimind_jax import checkpoint_files
 from minimind_jax.checkpoint_files import CHECKSUMS, DamagedCheckpointError, check
 from minimind_jax.errors import UserError
 from minimind_jax.training.checkpoint import ITEMS, newest_readable
-from minimind_jax.workdir import Workdir, load_init, load_model
+from minimind_jax.workdir import Workdir, load_model
 
 OPTIONS = {"save_every": 2, "keep": 3}
 
@@ -315,4 +315,4 @@ def test_a_damaged_init_from_says_how_to_take_an_older_step(damaged, corpus, tmp
     assert not (tmp_path / "sft").exists()
     to_hf.main(advice.replace("DIR", str(tmp_path / "hf")).split()[3:])
     train(tmp_path / "hf")
-    assert load_init(tmp_path / "sft").step == 1
+    assert load_model(tmp_path / "sft").step == 1
