@@ -85,7 +85,10 @@ def test_the_same_by_other_templates(
             n_refused += 1
             continue
         n_answers += check_prompts(encoder, tokenizer, record["conversations"], None, chats)
-    assert n_refused == (len(records) if name == "toolcall" and shape not in WITH_TOOLS else 0)
+    if name == "toolcall" and shape not in WITH_TOOLS:
+        assert n_refused > 0.99 * len(records)  # one or two have thoughts only
+    else:
+        assert n_refused == 0
     assert n_answers >= len(records) - n_refused
 
 
