@@ -144,7 +144,7 @@ class ChatTemplate:
     # --- Turns ----------------------------------------------------------------------------------
 
     def turns(self, conversation: Conversation) -> list[Turn]:
-        """The answers that are learnt, each in its own context; one before the first question is none.
+        """The answers that are learnt, each in its own context; one with nothing before it is none.
 
         Raises:
           ConversationError: the template refuses the conversation, leaves a part of it out, or does not render an
@@ -156,7 +156,7 @@ class ChatTemplate:
             if number and message["role"] == "assistant" and number not in conversation.context
         ]
         if not learnt:
-            raise ConversationError("no assistant message after a question: nothing to learn", "messages")
+            raise ConversationError("no assistant message after another one: nothing to learn", "messages")
         self._check_rendered(conversation, learnt)
         neutral = self._neutral(conversation)
         return [self._turn(neutral, number) for number in learnt]

@@ -178,7 +178,7 @@ class _Conversations:
         note_record(self.notes, record)
         messages, context = record.conversation.messages, record.conversation.context
         if messages[0]["role"] == "assistant":
-            self.notes["answer before the first question, not learnt"] += 1
+            self.notes["answer with nothing before it, not learnt"] += 1
         if context:
             self.notes["answer of weight 0, not learnt"] += len(context)
         if n_sequences > 1:

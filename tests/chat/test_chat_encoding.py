@@ -213,7 +213,7 @@ def test_many_equal_one_by_one_and_errors_keep_their_place() -> None:
     [
         ([U], "no assistant message"),
         ([S, U], "no assistant message"),
-        ([A], "no assistant message after a question"),
+        ([A], "no assistant message after another one"),
         ([], "no assistant message"),
         ([{"role": "bot", "content": "x"}, A], "refuses the conversation"),
     ],
