@@ -66,7 +66,7 @@ class ChatEncoder:
 
         Raises:
           ConversationError: the template refuses the conversation, leaves a part of it out, or does not render each
-            assistant message as a turn of its own; there is none after a question.
+            assistant message as a turn of its own; there is none after another message.
           UserError: a lone surrogate, which `read_messages` refuses.
         """
         (encoded,) = self.encode_many([conversation])
