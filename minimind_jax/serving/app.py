@@ -27,10 +27,12 @@ from minimind_jax.serving.errors import ApiError
 from minimind_jax.serving.metrics import Metrics
 from minimind_jax.serving.requests import ChatRequest, CompletionRequest, GenerationRequest, parse_body
 from minimind_jax.serving.settings import Settings
+from minimind_jax.serving.static import SecurityHeaders, StaticFiles
 
 
-def create_app(engine: Engine, settings: Settings) -> Starlette:
+def create_app(engine: Engine, settings: Settings) -> ASGIApp:
     """An ASGI application that answers with `engine`, which the caller closes after it."""
+    files = StaticFiles()
     metrics = Metrics(engine)
     created = int(time.time())
 
@@ -64,6 +66,12 @@ def create_app(engine: Engine, settings: Settings) -> Starlette:
     async def metrics_text(_: Request) -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
+    async def page(request: Request) -> Response:
+        return files.answer(request, "index.html")
+
+    async def web_file(request: Request) -> Response:
+        return files.answer(request, request.path_params["name"])
+
     routes = [
         Route("/v1/chat/completions", Endpoint(engine, settings, metrics, chat), methods=["POST"]),
         Route("/v1/completions", Endpoint(engine, settings, metrics, completion), methods=["POST"]),
@@ -71,6 +79,8 @@ def create_app(engine: Engine, settings: Settings) -> Starlette:
         Route("/v1/models/{name:path}", model),
         Route("/health", health),
         Route("/metrics", metrics_text),
+        Route("/", page),
+        Route("/web/{name:path}", web_file),
     ]
     middleware = [Middleware(_Counted, metrics=metrics)]
     if settings.cors_origins:
@@ -81,7 +91,8 @@ def create_app(engine: Engine, settings: Settings) -> Starlette:
     if settings.api_key:
         middleware.append(Middleware(_Authenticated, api_key=settings.api_key))
     handlers = {ApiError: _on_api_error, HTTPException: _on_http_error, Exception: _on_failure}
-    return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)  # type: ignore[arg-type]
+    # Around the whole, as Starlette sends what `_on_failure` makes past its middleware.
+    return SecurityHeaders(Starlette(routes=routes, middleware=middleware, exception_handlers=handlers))  # type: ignore[arg-type]
 
 
 def _check_model(request: GenerationRequest, settings: Settings) -> None:
