@@ -83,7 +83,8 @@ def test_a_server_from_start_to_sigterm(model):
     with server(model, *names, "--max-context", "300", MINIMIND_API_KEY="k") as (process, port, printed):
         assert f"{model}: 0.2M parameters in float32 on cpu (cpu), context 300 tokens\n" in printed
         assert any(line.startswith("compiling decode for 1 x 128") for line in printed)
-        assert printed[-1] == f"mine listens on http://127.0.0.1:{port}/v1 (Ctrl-C ends)\n"
+        url = f"http://127.0.0.1:{port}/"
+        assert printed[-1] == f"mine listens on {url}: a page to chat; {url}v1 is the API (Ctrl-C ends)\n"
         assert ask(port, "GET", "/v1/models").status == 401
         key = {"Authorization": "Bearer k"}
         cards = ask(port, "GET", "/v1/models", headers=key).body["data"]
@@ -162,16 +163,24 @@ def test_a_warning_where_others_can_reach_it(model):
         (["--host", "no.such.host.invalid"], "--host=no.such.host.invalid is no address"),
         (["--timeout", "0"], "--timeout=0 must be a number of seconds above 0"),
         (["--max-tokens", "0"], "--max-tokens=0 must be at least 1"),
-        (["--name", ""], "--name is empty: give a name, or leave it away"),
+        (["--name", "", "--port", "0"], "--name is empty: give a name, or leave it away"),
         (["--temperature", "-1"], "temperature=-1.0 must be a number of at least 0"),
         (["--api-key", ""], "--api-key is empty"),
         (["--api-key", "schlüssel"], "the API key must be ASCII"),
         (["--max-batch", "0", "--port", "0"], "--max-batch=0 must be at least 1"),
         (["--model", "nowhere", "--port", "0"], "nowhere is not a directory"),
+        ([], "nothing to serve: name a model by --model, or a directory of training runs by --runs"),
+        (["--model", "MODEL", "--model", "MODEL", "--port", "0"], "--model MODEL is given twice"),
+        (["--model", "MODEL", "--model", "b", "--name", "x", "--port", "0"], "--name gives 1 names to 2 models"),
+        (["--model", "MODEL", "--model", "b", "--step", "2", "--port", "0"], "--step=2 is for one --model"),
+        (["--model", "MODEL@7", "--step", "2", "--port", "0"], "--step=2 is for one --model"),
     ],
 )
 def test_servers_that_do_not_start(model, monkeypatch, capsys, argv, message):
-    assert exit_message(monkeypatch, "serve.py", "--model", model, *argv).startswith(f"error: {message}")
+    if "--model" not in argv and argv and argv[0] != "--runs":
+        argv = ["--model", "MODEL", *argv]
+    argv, message = [part.replace("MODEL", str(model)) for part in argv], message.replace("MODEL", str(model))
+    assert exit_message(monkeypatch, "serve.py", *argv).startswith(f"error: {message}")
     assert capsys.readouterr().out == ""
 
 
