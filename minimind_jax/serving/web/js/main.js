@@ -24,6 +24,7 @@ const NEAR = 80; // pixels from the end that count as the end
 
 let page = NOTHING; // what /api/page says
 let followsEnd = true;
+let hasBegun = false; // the address has been read: from now on it follows what is shown
 const settings = loadSettings();
 const models = () => chosenModels(page, settings);
 
@@ -112,7 +113,7 @@ function showConversation() {
   composer.update();
   document.title = isEmpty ? "minimind-jax" : `${titleOf(current)} · minimind-jax`;
   const hash = isEmpty ? "" : `#${current.id}`;
-  if (location.hash !== hash) history.pushState(null, "", hash || location.pathname);
+  if (hasBegun && location.hash !== hash) history.pushState(null, "", hash || location.pathname);
 }
 
 // Texts and everything that depends on them, on the models, on the settings.
@@ -240,6 +241,7 @@ function followToEnd() {
 
 async function route() {
   const id = location.hash.slice(1);
+  hasBegun = true;
   if (id === session.current.id) return;
   if (!id) session.startNew();
   else if (!(await library.open(id))) history.replaceState(null, "", location.pathname);

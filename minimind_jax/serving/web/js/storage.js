@@ -6,7 +6,8 @@ const NAME = "minimind";
 const VERSION = 1;
 
 let opened = null;
-const changed = new Set(); // messages that this tab has changed since they were saved
+const changed = new Map(); // messages that this tab has changed since they were saved -> number of the last change
+let nChanges = 0;
 const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel(NAME) : null;
 
 // An entry that cannot be read; `raw` is what stands there.
@@ -18,7 +19,7 @@ export class DamagedError extends Error {
 }
 
 // Notes that a message differs from what is stored.
-export const markChanged = (message) => changed.add(message);
+export const markChanged = (message) => changed.set(message, ++nChanges);
 
 // Calls `listener` with the id of each conversation that another tab has saved or deleted.
 export function onChangeElsewhere(listener) {
@@ -59,7 +60,7 @@ export async function save(conversation) {
   finished.catch(() => {}); // awaited below, after what may fail first
   const stored = await done(bodies.get(conversation.id));
   mergeStored(conversation, stored);
-  const saved = [...changed].filter((message) => conversation.messages.includes(message));
+  const saved = [...changed].filter(([message]) => conversation.messages.includes(message));
   try {
     bodies.put(structuredClone(conversation));
     heads.put(headOf(conversation));
@@ -68,7 +69,10 @@ export async function save(conversation) {
     if (transaction.error === null) abortQuietly(transaction);
     throw error;
   }
-  for (const message of saved) if (message.status !== "running") changed.delete(message);
+  // What has changed again since then is still ours, and so is what will.
+  for (const [message, number] of saved) {
+    if (message.status !== "running" && changed.get(message) === number) changed.delete(message);
+  }
   channel?.postMessage(conversation.id);
 }
 
