@@ -32,6 +32,8 @@ class WritingEngine(ScriptedEngine):
       n_cancelled: requests that ended early.
     """
 
+    max_context = 4096  # tools take 530 tokens
+
     def __init__(self, *texts: str, before_gate: int = 4, pause: float = 0.0) -> None:
         super().__init__(texts[0], pause=pause)
         self.texts, self.before_gate = list(texts), before_gate

@@ -14,7 +14,7 @@ SUGGESTIONS = Page(suggestions={"en": ["What is 2 + 2?", "Tell me a story."], "z
 
 @pytest.fixture
 def engine():
-    return WritingEngine("Four, **of course**.")
+    return WritingEngine("Four, **of course**.", pause=0.002)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_first_paint_and_a_suggested_question(page, address, engine):
     assert f"seed {engine.options[0].seed}" in stats
     assert page.locator("#conversations .row-title").inner_text() == "What is 2 + 2?"
     meter = page.locator(".meter")
-    assert meter.get_attribute("aria-valuemax") == "512" and int(meter.get_attribute("aria-valuenow")) > 10
+    assert meter.get_attribute("aria-valuemax") == "4096" and int(meter.get_attribute("aria-valuenow")) > 10
 
 
 def test_an_answer_grows_while_it_is_written(page, address, engine):

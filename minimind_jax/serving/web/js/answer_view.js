@@ -126,8 +126,8 @@ function noticesOf(message, context) {
   const isFull = code === "context_length_exceeded";
   const key = isFull ? "errorContext" : ERRORS[code];
   const text = key ? t(key) : t("errorOther", { message: message.error.message });
-  const buttons = h("span", { class: "notice-buttons" });
-  if (message.status === "failed" && context.mayRetry()) {
+  const buttons = h("span", { class: "notice-buttons at-rest" });
+  if (message.status === "failed") {
     const button = (label, onclick) => buttons.append(h("button", { type: "button", class: "button small", onclick }, label));
     if (isFull) button(t("leaveOutOldest"), () => context.retryShorter(message));
     button(t("retry"), () => context.retry(message));

@@ -39,6 +39,7 @@ export class ChatView {
       elements.push(kept.element);
     }
     this.shown = next;
+    root.classList.toggle("busy", session.isRunning()); // hides what needs a conversation at rest
     elements.forEach((element, i) => {
       if (root.children[i] !== element) root.insertBefore(element, root.children[i] ?? null);
     });
@@ -115,7 +116,7 @@ export class ChatView {
     const head = answers[chosen]?.[0];
     return JSON.stringify([
       language(), chosen, messages, user && place(user), head && place(head), this.editing === user?.id,
-      this.session.isRunning(), this.severalModels(),
+      this.severalModels(),
     ]);
   }
 
@@ -134,13 +135,12 @@ export class ChatView {
   }
 
   question(user) {
-    const isFree = !this.session.isRunning();
     return h("article", { class: "question", "aria-label": t("you") },
       h("div", { class: "bubble" }, user.content),
       h("div", { class: "actions" },
         this.versionButtons(user),
         iconButton("copy", t("copy"), { class: "small", "data-action": "copy", "data-id": user.id }),
-        isFree && iconButton("edit", t("edit"), { class: "small", "data-action": "edit", "data-id": user.id })));
+        iconButton("edit", t("edit"), { class: "small at-rest", "data-action": "edit", "data-id": user.id })));
   }
 
   editor(user) {
@@ -179,13 +179,12 @@ export class ChatView {
       openThoughts: this.openThoughts,
       showsTokens: (message) => this.showsTokens(message),
       isRunning: () => this.session.isRunning(),
-      mayRetry: () => !this.session.isRunning(),
       retry: (message) => this.session.retry(message),
       retryShorter: (message) => this.session.retry(message, { dropsOldest: true }),
     };
     const name = isCompared || this.severalModels() ? head.model : "";
     const element = h("article", { class: "answer", "aria-label": t("answerOf", { model: head.model }), "aria-busy": isRunning ? "true" : null });
-    if (name) element.append(h("h3", { class: "model-name" }, name));
+    if (name) element.append(h("h2", { class: "model-name" }, name));
     for (const message of messages) {
       if (message.role !== "assistant") continue;
       const view = new AnswerView(message, context);
@@ -199,18 +198,18 @@ export class ChatView {
 
   footer(messages, isCompared, isChosen) {
     const head = messages[0];
-    const isFree = !this.session.isRunning();
     const hasTokens = messages.some(({ tokens }) => tokens);
     const action = (name, picture, label, more = {}) =>
       iconButton(picture, label, { class: "small", "data-action": name, "data-id": head.id, ...more });
+    const atRest = { class: "small at-rest" };
     const goesOn = isCompared && h("button",
-      { type: "button", class: "button small", "data-action": "pick", "data-id": head.id, "aria-pressed": String(isChosen), disabled: !isFree },
+      { type: "button", class: "button small at-rest", "data-action": "pick", "data-id": head.id, "aria-pressed": String(isChosen) },
       isChosen && icon("check"), t(isChosen ? "goesOn" : "goOnWith"));
     return h("div", { class: "footer" },
       h("div", { class: "actions" },
         this.versionButtons(head),
         action("copy-answer", "copy", t("copy")),
-        isFree && action("regenerate", "retry", t("regenerate")),
+        action("regenerate", "retry", t("regenerate"), atRest),
         hasTokens && action("tokens", "token", t("showTokens"), { "aria-pressed": String(messages.some((m) => this.showsTokens(m))) }),
         goesOn),
       h("p", { class: "stats" }, statsOf(messages)));
@@ -220,12 +219,10 @@ export class ChatView {
     const all = versions(this.session.current, message);
     if (all.length < 2) return null;
     const at = all.findIndex((version) => version.includes(message));
-    const isFree = !this.session.isRunning();
     const step = (by, picture, label) => iconButton(picture, label, {
-      class: "small", "data-action": by < 0 ? "previous" : "next", "data-id": message.id,
-      disabled: !isFree || !all[at + by],
+      class: "small", "data-action": by < 0 ? "previous" : "next", "data-id": message.id, disabled: !all[at + by],
     });
-    return h("span", { class: "versions", role: "group", "aria-label": t("versions") },
+    return h("span", { class: "versions at-rest", role: "group", "aria-label": t("versions") },
       step(-1, "left", t("previousVersion")),
       h("span", {}, `${at + 1}/${all.length}`),
       step(1, "right", t("nextVersion")));

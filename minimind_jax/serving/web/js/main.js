@@ -24,6 +24,7 @@ const NEAR = 80; // pixels from the end that count as the end
 
 let page = NOTHING; // what /api/page says
 let followsEnd = true;
+let lastTop = 0; // pixels: where the view was scrolled to
 let hasBegun = false; // the address has been read: from now on it follows what is shown
 const settings = loadSettings();
 const models = () => chosenModels(page, settings);
@@ -107,6 +108,8 @@ const showTheme = themeButton(by("theme"));
 function showConversation() {
   const { current } = session;
   const isEmpty = current.messages.length === 0;
+  by("title").hidden = isEmpty;
+  by("title").textContent = titleOf(current);
   by("empty").hidden = !isEmpty;
   by("empty").replaceChildren(...(isEmpty && page.models.length ? [emptyView(page, models(), send)] : []));
   chat.update();
@@ -229,6 +232,15 @@ function scrollIfFollowing() {
   showToEnd();
 }
 
+// Only who scrolls up leaves the end: it also moves away by itself, as the answer grows.
+function scrolled() {
+  const main = by("main");
+  if (main.scrollHeight - main.scrollTop - main.clientHeight < NEAR) followsEnd = true;
+  else if (main.scrollTop < lastTop) followsEnd = false;
+  lastTop = main.scrollTop;
+  showToEnd();
+}
+
 function showToEnd() {
   const main = by("main");
   by("to-end").hidden = followsEnd || main.scrollHeight - main.scrollTop - main.clientHeight < NEAR;
@@ -250,11 +262,8 @@ async function route() {
 }
 
 for (const button of document.querySelectorAll("[data-icon]")) button.prepend(icon(button.dataset.icon));
-by("main").addEventListener("scroll", () => {
-  const main = by("main");
-  followsEnd = main.scrollHeight - main.scrollTop - main.clientHeight < NEAR;
-  showToEnd();
-}, { passive: true });
+by("main").addEventListener("scroll", scrolled, { passive: true });
+new ResizeObserver(scrollIfFollowing).observe(by("turns"));
 by("to-end").addEventListener("click", followToEnd);
 by("toggle-settings").addEventListener("click", () => toggleSettings());
 by("help").addEventListener("click", showHelp);

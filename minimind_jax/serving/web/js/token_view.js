@@ -33,6 +33,7 @@ export class TokenView {
     const probability = probabilityOf(group);
     const level = LEVELS.findIndex((least) => probability >= least);
     const element = h("span", { class: `token p${level < 0 ? LEVELS.length : level}`, role: "option" }, text);
+    if (!text.trim()) element.setAttribute("aria-label", shown(text)); // blanks alone are no name
     element.tabIndex = this.entries.length === 0 ? 0 : -1;
     element.dataset.number = this.entries.length;
     this.entries.push(group);
@@ -69,13 +70,18 @@ export class Tooltip {
   constructor() {
     this.element = h("div", { class: "tooltip", role: "tooltip", id: "tooltip", hidden: true });
     document.body.append(this.element);
-    document.addEventListener("scroll", () => this.hide(), true);
+    document.addEventListener("scroll", () => !this.element.hidden && this.place(), { capture: true, passive: true });
   }
 
   show(target, content) {
+    this.target = target;
     this.element.replaceChildren(content);
     this.element.hidden = false;
-    const at = target.getBoundingClientRect();
+    this.place();
+  }
+
+  place() {
+    const at = this.target.getBoundingClientRect();
     const own = this.element.getBoundingClientRect();
     const left = Math.min(Math.max(8, at.left), innerWidth - own.width - 8);
     const below = at.bottom + 6;
