@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from serving_helpers import CONFIG, TOKENIZER, ask, question, tiny_params
 
@@ -97,6 +98,31 @@ def test_a_server_from_start_to_sigterm(model):
         rest, _ = process.communicate(timeout=30)
         assert (process.returncode, rest.splitlines()[-1]) == (0, "stopped")
         assert "Traceback" not in rest
+
+
+@pytest.mark.slow
+def test_two_models_and_their_page(model, tmp_path):
+    other = tmp_path / "tiny-hf"
+    export(LoadedModel(CONFIG, tiny_params(1), TOKENIZER, 0, Path("model")), other)
+    with server(model, "--model", other) as (_, port, printed):
+        first, second = f"{model.parent.name}/tiny-hf", f"{tmp_path.name}/tiny-hf"
+        assert printed[-1].startswith(f"{first}, {second} listens on http://127.0.0.1:{port}/: a page to chat")
+        told = ask(port, "GET", "/api/page").body
+        parameters = sum(p.size for p in jax.tree.leaves(tiny_params()))
+        assert [(m["name"], m["parameters"], m["step"]) for m in told["models"]] == [
+            (first, parameters, 0),
+            (second, parameters, 0),
+        ]
+        texts = {
+            ask(port, "POST", "/v1/completions", {"prompt": "x", "model": name, "temperature": 0}).body["choices"][0][
+                "text"
+            ]
+            for name in (first, second)
+        }
+        assert len(texts) == 2
+        assert b"<!doctype html>" in ask(port, "GET", "/").body
+        assert ask(port, "GET", "/", headers={"Host": f"localhost:{port}"}).status == 200
+        assert ask(port, "GET", "/v1/models", headers={"Host": "evil.example"}).status == 421
 
 
 def test_yarn_stretches_the_context(model):

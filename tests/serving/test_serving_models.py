@@ -46,7 +46,7 @@ def test_names_that_do_not_fit():
         names("a", "b", given=["x", "y", "z"])
     with pytest.raises(UserError, match="--name x is given twice: models need names of their own"):
         names("a", "b", given=["x", "x"])
-    with pytest.raises(UserError, match="--model ./out/dpo is given twice"):
+    with pytest.raises(UserError, match=r"--model \./out/dpo is given twice"):
         names("out/dpo", "./out/dpo")
     with pytest.raises(UserError, match="--name is empty"):
         names("a", "b", given=["x", ""])
