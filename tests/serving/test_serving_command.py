@@ -107,6 +107,8 @@ def test_two_models_and_their_page(model, tmp_path):
     with server(model, "--model", other) as (_, port, printed):
         first, second = f"{model.parent.name}/tiny-hf", f"{tmp_path.name}/tiny-hf"
         assert printed[-1].startswith(f"{first}, {second} listens on http://127.0.0.1:{port}/: a page to chat")
+        compiled = [line for line in printed if "compiling decode for 1 x 128" in line]
+        assert [line.split(": ")[0] for line in compiled] == [first, second]
         told = ask(port, "GET", "/api/page").body
         parameters = sum(p.size for p in jax.tree.leaves(tiny_params()))
         assert [(m["name"], m["parameters"], m["step"]) for m in told["models"]] == [
