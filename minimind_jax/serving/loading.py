@@ -64,14 +64,15 @@ def open_models(
       UserError: there is no such model, a size makes no sense, or names that `model_names` refuses.
     """
     specs = [ModelSpec.parse(text) for text in args.model]
+    names_of = model_names(specs, names)
     if args.step is not None:
         if len(specs) != 1 or specs[0].step is not None:
             raise UserError(f"--step={args.step} is for one --model: with several write WORKDIR@STEP")
         specs = [ModelSpec(specs[0].path, args.step)]
-    names_of = model_names([ModelSpec.parse(text) for text in args.model], names)
+    several = len(specs) > 1
     with ExitStack() as stack:
         yield [
-            stack.enter_context(_open(spec, own, args, log, max_batch, max_queue))
+            stack.enter_context(_open(spec, own, args, log, max_batch, max_queue, f"{own[0]}: " if several else ""))
             for spec, own in zip(specs, names_of, strict=True)
         ]
 
@@ -84,7 +85,9 @@ def _open(
     log: Callable[[str], None],
     max_batch: int,
     max_queue: int,
+    prefix: str = "",
 ) -> Iterator[ServedModel]:
+    """`prefix` tells whose programs are compiled."""
     for flag, value, least in (("context", args.max_context, 0), ("batch", max_batch, 1), ("queue", max_queue, 1)):
         if value < least:
             raise UserError(f"--max-{flag}={value} must be at least {least}")
@@ -99,7 +102,7 @@ def _open(
         max_queue=max_queue,
         max_context=args.max_context,
         dtype=jnp.dtype(dtype),
-        on_compile=log,
+        on_compile=lambda text: log(prefix + text),
     )
     model = dataclasses.replace(model, params={})  # the engine has its own: one copy is enough
     step = f" at step {model.step}" if model.step else ""

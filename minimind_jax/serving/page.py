@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -124,7 +125,7 @@ def _runs_routes(runs: Runs, files: StaticFiles) -> list[Route]:
 
     async def one_run(request: Request) -> Response:
         after = request.query_params.get("after", "-1")
-        if not after.lstrip("-").isdecimal() or len(after) > 18:
+        if not re.fullmatch("-?[0-9]{1,18}", after):
             raise bad_request(f"`after` is {after[:50]!r}: give a step", "after")
         try:
             return json_response(await asyncio.to_thread(runs.read, request.path_params["id"], int(after)))

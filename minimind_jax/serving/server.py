@@ -73,8 +73,8 @@ def serve(
 ) -> None:
     """Answers until SIGTERM or SIGINT, and then finishes what is under way, for GRACE_SECONDS at most.
 
-    On the loopback address and without a key, what comes under another host name than the machine's own or
-    `settings.allowed_hosts` is refused.
+    On the loopback address and without a key, or where `settings.allowed_hosts` has names, what comes under another
+    host name than those and the machine's own is refused.
     """
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -82,8 +82,9 @@ def serve(
     if not is_loopback and not settings.api_key:
         what = "use the model" + ("s" if len(models) > 1 else "") if models else "read the runs"
         log(f"warning: other machines can reach this server, and it has no --api-key: anybody may {what}")
-    hosts = ("localhost", "127.0.0.1", "[::1]", shown, *settings.allowed_hosts)
-    settings = replace(settings, allowed_hosts=hosts if is_loopback and not settings.api_key else ())
+    if settings.allowed_hosts or (is_loopback and not settings.api_key):
+        own = ("localhost", "127.0.0.1", "[::1]", shown)
+        settings = replace(settings, allowed_hosts=(*own, *settings.allowed_hosts))
     for model in models:
         warm_up(model.engine)
     config = uvicorn.Config(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from minimind_jax.errors import UserError
@@ -28,6 +29,9 @@ class Settings:
         for flag, value in (("max-tokens", self.max_tokens), ("max-body", self.max_body)):
             if value < 1:
                 raise UserError(f"--{flag}={value} must be at least 1")
+        for host in self.allowed_hosts:
+            if not re.fullmatch(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]", host):
+                raise UserError(f"--allow-host={host} is no host name: give it without http:// and port")
         if not 0 < self.timeout < math.inf:
             raise UserError(f"--timeout={self.timeout:g} must be a number of seconds above 0")
         if not self.api_key.isascii() or self.api_key != self.api_key.strip():

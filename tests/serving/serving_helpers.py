@@ -36,8 +36,8 @@ def tiny_params(seed: int = 0) -> Any:
     return jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), abstract_params(CONFIG))
 
 
-def tiny_engine(**options: Any) -> Engine:
-    return Engine(CONFIG, tiny_params(), TOKENIZER, **options)
+def tiny_engine(params: Any = None, **options: Any) -> Engine:
+    return Engine(CONFIG, params or tiny_params(), TOKENIZER, **options)
 
 
 def application(models: Any, settings: Settings = SETTINGS, page: Page | None = None) -> Any:
