@@ -6,6 +6,7 @@ import { language, number, seconds, t } from "./i18n.js";
 import { Tooltip } from "./token_view.js";
 import { turns, versions } from "./tree.js";
 
+const MIN_TIMED = 8; // tokens whose speed says something
 const SHARE = 5; // drawing takes at most about one part in so many of the time
 
 export class ChatView {
@@ -285,7 +286,7 @@ function statsOf(messages) {
   const writing = counted.reduce((sum, { stats }) => sum + (stats.writing ?? 0), 0);
   const parts = [];
   if (counted.length === answers.length) parts.push(t(tokens === 1 ? "statsToken" : "statsTokens", { n: number(tokens) }));
-  if (timed && writing > 0) parts.push(t("statsSpeed", { n: number(timed / writing, timed / writing < 10 ? 1 : 0) }));
+  if (timed >= MIN_TIMED && writing > 0) parts.push(t("statsSpeed", { n: number(timed / writing, timed / writing < 10 ? 1 : 0) }));
   if (first !== undefined) parts.push(t("statsFirst", { seconds: seconds(first) }));
   parts.push(t("statsSeed", { seed: answers[0].seed }));
   return parts.join(" · ");

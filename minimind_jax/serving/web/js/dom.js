@@ -16,6 +16,7 @@ export function h(name, attributes = {}, ...children) {
 // Each a list of paths on a 24 by 24 grid.
 const ICONS = {
   menu: ["M4 7h16", "M4 12h16", "M4 17h16"],
+  more: ["M5 11a1 1 0 1 0 0 2a1 1 0 1 0 0-2", "M12 11a1 1 0 1 0 0 2a1 1 0 1 0 0-2", "M19 11a1 1 0 1 0 0 2a1 1 0 1 0 0-2"],
   plus: ["M12 5v14", "M5 12h14"],
   close: ["M6 6l12 12", "M18 6L6 18"],
   upload: ["M12 16V4", "M7 9l5-5 5 5", "M5 20h14"],

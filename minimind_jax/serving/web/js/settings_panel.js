@@ -61,7 +61,7 @@ export class SettingsPanel {
       this.changed("tools");
     };
     const tools = page().tools.map(({ function: { name, description } }) =>
-      box(`tool-${name}`, `${name}: ${description}`, settings.tools.includes(name), setTool(name)));
+      box(`tool-${name}`, h("span", {}, h("code", {}, name), ` ${t(`tool_${name}`, {}, description)}`), settings.tools.includes(name), setTool(name)));
     return h("section", {},
       box("probabilities", t("probabilities"), settings.probabilities, set("probabilities")),
       tools.length > 0 && h("div", { role: "group", "aria-labelledby": "tools-title" }, h("h3", { id: "tools-title" }, t("tools")), tools,

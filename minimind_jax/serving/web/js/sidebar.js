@@ -71,7 +71,7 @@ export class Sidebar {
     return h("li", { class: `row${isCurrent ? " current" : ""}`, "data-id": head.id },
       h("button", { type: "button", class: "row-title", "aria-current": isCurrent ? "true" : null, title, onclick: () => this.actions.open(head.id) },
         this.session.running.has(head.id) && h("span", { class: "dot", role: "img", "aria-label": t("writing") }), title),
-      iconButton("menu", t("moreOf", { title }), { class: "small", "data-menu": "", "aria-expanded": String(isMenuOpen),
+      iconButton("more", t("moreOf", { title }), { class: "small", "data-menu": "", "aria-expanded": String(isMenuOpen),
         onclick: () => this.openMenu(isMenuOpen ? null : head.id) }),
       isMenuOpen && this.rowMenu(head));
   }
