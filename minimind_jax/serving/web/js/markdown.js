@@ -73,7 +73,11 @@ function paragraph(lines, at, parent, depth, tight) {
     at += 1;
   } while (at < lines.length && !isBlank(lines[at]) && !blockAt(lines, at, depth, true));
   const text = lines.slice(begin, at).map((line) => line.replace(/^[ \t]+/, "")).join("\n").trimEnd();
-  renderInline(text, tight ? parent : append(parent, "p"));
+  if (tight) {
+    renderInline(text, parent);
+  } else {
+    appendText(parent, "p", text);
+  }
   return at;
 }
 
@@ -87,7 +91,7 @@ function heading(rest, at, parent) {
   if (end === 0 || text[end - 1] === " ") {
     text = text.slice(0, end).trimEnd(); // closing marks, as in "## Title ##"
   }
-  renderInline(text, append(parent, `h${Math.min(level + 2, 6)}`));
+  appendText(parent, `h${Math.min(level + 2, 6)}`, text);
   return at + 1;
 }
 
@@ -186,7 +190,9 @@ function list(lines, at, parent, depth, first) {
     element.start = first.number;
   }
   for (const item of items) {
-    renderBlocks(item, append(element, "li"), depth + 1, !loose);
+    const li = append(element, "li");
+    renderBlocks(item, li, depth + 1, !loose);
+    li.dir = "auto";
   }
   return at;
 }
@@ -262,7 +268,7 @@ function table(lines, at, parent, alignments) {
   const row = (section, tag, line) => {
     const tr = append(section, "tr");
     tableCells(line).forEach((cell, column) => {
-      renderInline(cell, append(tr, tag, alignments[column] ?? "")); // rows may be too long or too short
+      appendText(tr, tag, cell, alignments[column] ?? ""); // rows may be too long or too short
     });
   };
   row(append(element, "thead"), "th", lines[at]);
@@ -330,9 +336,16 @@ function append(parent, tag, className = "") {
   if (className) {
     element.className = className;
   }
-  if (/^(?:p|h\d|li|t[hd])$/.test(tag)) {
-    element.dir = "auto"; // Arabic or Hebrew runs its own way, and control characters reach no further
-  }
   parent.append(element);
   return element;
+}
+
+/**
+ * A block of text. dir="auto" lets Arabic and Hebrew run their own way and ends what control characters began. It is
+ * set last: an element that has it looks for the first letter anew with every child.
+ */
+function appendText(parent, tag, text, className = "") {
+  const element = append(parent, tag, className);
+  renderInline(text, element);
+  element.dir = "auto";
 }
