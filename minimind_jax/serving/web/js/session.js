@@ -1,11 +1,9 @@
 // What the user does with conversations: send, stop, regenerate, edit, retry, pick. Keeps what is open and what runs.
-import { MAX_ROUNDS, writeAnswer } from "./answer.js";
+import { writeAnswer } from "./answer.js";
 import { Saver } from "./saver.js";
 import { randomSeed } from "./settings.js";
 import { markChanged } from "./storage.js";
 import { append, choose, isBlank, newConversation, newId, pathTo, versions } from "./tree.js";
-
-export { MAX_ROUNDS };
 
 export class Session {
   // events: shape(conversation), grew(message), ended(message), run(conversation), wait(seconds or null),
