@@ -1,4 +1,5 @@
-// One answer: asks the model, runs the tools that it calls, asks again, until it has answered. Knows nothing of the page.
+// One answer: asks the model, runs the tools that it calls, asks again, until it has answered. Knows nothing of the
+// page.
 import { runTool, streamChat } from "./api.js";
 import { append, pathTo, requestMessages } from "./tree.js";
 import { samplingFields } from "./settings.js";

@@ -53,10 +53,17 @@ const session = new Session({
 });
 
 const chat = new ChatView({
-  root: by("turns"), session, settings, severalModels: () => page.models.length > 1, onChanged: () => scrollIfFollowing(),
+  root: by("turns"),
+  session,
+  settings,
+  severalModels: () => page.models.length > 1,
+  onChanged: () => scrollIfFollowing(),
 });
 const composer = new Composer(by("composer"), {
-  session, settings, page: () => page, models,
+  session,
+  settings,
+  page: () => page,
+  models,
   actions: { send, stop: () => session.stop(), toggle, editLast },
 });
 const library = new Library({

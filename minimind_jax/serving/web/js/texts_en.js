@@ -24,7 +24,8 @@ export const en = {
   badFile: "{name} was not imported: {message}.",
   damaged: "This conversation is damaged and cannot be shown ({message}).",
   saveDamaged: "Save what is left",
-  storageFull: "The browser's storage is full: the latest changes are not saved. Export and delete conversations you no longer need.",
+  storageFull:
+    "The browser's storage is full: the latest changes are not saved. Export and delete conversations you no longer need.",
   storageFailed: "The browser did not save the conversation ({message}). Export it if you want to keep it.",
   close: "Close",
   cancel: "Cancel",
@@ -99,7 +100,8 @@ export const en = {
   errorToolRounds: "The model kept calling tools. Its last calls were not run.",
   errorBadAnswer: "Something other than the model server answered.",
   errorOther: "The server reports: {message}",
-  errorContext: "The conversation no longer fits into the model's context. Start a new chat, edit an earlier message, or leave out the oldest turns.",
+  errorContext:
+    "The conversation no longer fits into the model's context. Start a new chat, edit an earlier message, or leave out the oldest turns.",
   leaveOutOldest: "Leave out the oldest turns",
   serverGone: "The server cannot be reached. Trying again in {n} s.",
   serverBack: "The server is back.",
