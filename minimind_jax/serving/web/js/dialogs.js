@@ -110,18 +110,23 @@ export function toast(text, action = null) {
 }
 
 // A line at the top that stays until it is taken away: one for each `name`. Null takes it away.
-export function banner(name, text, { isError = false, action = null, mayClose = false } = {}) {
+// `detail` may change without a word to screen readers, and buttons keep the focus.
+export function banner(name, text, { isError = false, detail = "", action = null, mayClose = false } = {}) {
   const root = document.getElementById("banners");
   const old = [...root.children].find((element) => element.dataset.name === name);
   if (text === null) {
     old?.remove();
     return;
   }
-  if (old && old.dataset.text === text) return;
+  if (old && old.dataset.text === text) {
+    old.querySelector(".detail").textContent = detail;
+    return;
+  }
   const line = h(
     "div",
     { class: `banner${isError ? " error" : ""}`, "data-name": name, "data-text": text },
     h("span", { role: "alert" }, text),
+    h("span", { class: "detail" }, detail),
   );
   if (action)
     line.append(h("button", { type: "button", class: "button small", onclick: action.run }, action.label));

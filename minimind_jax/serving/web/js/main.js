@@ -102,7 +102,7 @@ const panel = new SettingsPanel({
 const connection = new Connection({
   onGone: (left) => {
     const action = { label: t("tryNow"), run: () => connection.tryNow() };
-    banner("gone", t("serverGone", { n: left }), { isError: true, action });
+    banner("gone", t("serverGone"), { isError: true, detail: t("tryingAgain", { n: left }), action });
   },
   onBack: async () => {
     banner("gone", null);

@@ -103,7 +103,8 @@ export const en = {
   errorContext:
     "The conversation no longer fits into the model's context. Start a new chat, edit an earlier message, or leave out the oldest turns.",
   leaveOutOldest: "Leave out the oldest turns",
-  serverGone: "The server cannot be reached. Trying again in {n} s.",
+  serverGone: "The server cannot be reached.",
+  tryingAgain: "Trying again in {n} s.",
   serverBack: "The server is back.",
   tryNow: "Try now",
   toolCall: "Call of {name}",
