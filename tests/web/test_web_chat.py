@@ -14,7 +14,7 @@ SUGGESTIONS = Page(suggestions={"en": ["What is 2 + 2?", "Tell me a story."], "z
 
 @pytest.fixture
 def engine():
-    return WritingEngine("Four, **of course**.", pause=0.002)
+    return WritingEngine("Four, **of course**, as you can see.", pause=0.002)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_first_paint_and_a_suggested_question(page, address, engine):
     page.get_by_role("button", name="What is 2 + 2?").click()
     page.locator(".answer strong", has_text="of course").wait_for()
     wait_idle(page)
-    assert questions(page) == ["What is 2 + 2?"] and answers(page) == ["Four, of course."]
+    assert questions(page) == ["What is 2 + 2?"] and answers(page) == ["Four, of course, as you can see."]
     assert engine.prompts[0].startswith("<|im_start|>user\nWhat is 2 + 2?<|im_end|>")
     stats = page.locator(".stats").inner_text()
     assert "tokens · " in stats and "tokens/s" in stats and "first token after" in stats

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 from dataclasses import replace
 
@@ -45,15 +46,19 @@ def test_a_server_that_goes_and_comes_back(page, engine, problems):
         page.goto(f"http://127.0.0.1:{port}")
         ask(page, "count")
         page.locator(".part.writing", has_text="one").wait_for()
-    page.locator(".notice.failed", has_text="The server is shutting down.").wait_for()
+    # A server's last words do not always arrive.
+    page.locator(".notice.failed", has_text=re.compile("is shutting down|connection broke off")).wait_for()
     page.locator(".banner", has_text="The server cannot be reached.").wait_for()
     assert answers(page)[0].startswith("one")
     page.locator("#input").fill("a draft")
     page.get_by_role("button", name="Retry").click()
     page.locator(".notice.failed", has_text="could not be reached").wait_for()
+    # In vain, and the focus stays while the seconds are counted.
+    page.get_by_role("button", name="Try now").click()
+    page.wait_for_timeout(1500)
+    assert page.evaluate("document.activeElement.textContent") == "Try now"
     engine.gate.set()
     with server_at(engine, port):
-        page.get_by_role("button", name="Try now").click()
         page.locator(".banner").wait_for(state="detached")
         assert page.locator("#input").input_value() == "a draft"
         page.get_by_role("button", name="Retry").click()

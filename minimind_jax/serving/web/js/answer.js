@@ -1,9 +1,10 @@
-// One answer: asks the model, runs the tools that it calls, asks again, until it has answered. Knows nothing of the page.
+// One answer: asks the model, runs the tools that it calls, asks again, until it has answered. Knows nothing of the
+// page.
 import { runTool, streamChat } from "./api.js";
 import { append, pathTo, requestMessages } from "./tree.js";
 import { samplingFields } from "./settings.js";
 
-export const MAX_ROUNDS = 5; // of tool calls in one answer
+const MAX_ROUNDS = 5; // of tool calls in one answer
 const TOP_LOGPROBS = 5;
 const DEFAULT_WAIT = 2; // seconds, where a full queue does not say how long
 const QUEUE_TRIES = 60;

@@ -66,7 +66,9 @@ export class AnswerView {
     if (!isThinking) this.thinkingTo ??= now;
     const spent = message.stats?.thinking ?? (this.thinkingTo ?? now) - this.thinkingFrom;
     const isKnown = message.stats?.thinking !== undefined || this.isRunning;
-    const label = isThinking ? t("thinkingNow", { seconds: seconds(spent) }) : t("thought", { seconds: seconds(spent) });
+    const label = isThinking
+      ? t("thinkingNow", { seconds: seconds(spent) })
+      : t("thought", { seconds: seconds(spent) });
     this.thoughtsLabel.textContent = isKnown ? label : t("thoughts");
     if (thoughts.open && this.shownThoughts !== text) {
       this.shownThoughts = text;
@@ -78,7 +80,12 @@ export class AnswerView {
     const { message, context } = this;
     const calls = message.tool_calls ?? [];
     const results = calls.map((call) => context.results(call.id));
-    const states = calls.map((call, i) => [call.arguments, results[i], message.status, context.confirmations.has(call)]);
+    const states = calls.map((call, i) => [
+      call.arguments,
+      results[i],
+      message.status,
+      context.confirmations.has(call),
+    ]);
     const state = JSON.stringify(states);
     if (state === this.shownCalls) return;
     this.shownCalls = state;
@@ -128,12 +135,15 @@ function noticesOf(message, context) {
   const text = key ? t(key) : t("errorOther", { message: message.error.message });
   const buttons = h("span", { class: "notice-buttons at-rest" });
   if (message.status === "failed") {
-    const button = (label, onclick) => buttons.append(h("button", { type: "button", class: "button small", onclick }, label));
+    const button = (label, onclick) =>
+      buttons.append(h("button", { type: "button", class: "button small", onclick }, label));
     if (isFull) button(t("leaveOutOldest"), () => context.retryShorter(message));
     button(t("retry"), () => context.retry(message));
   }
   const detail = isFull || code === "bad_answer" ? h("span", { class: "detail" }, message.error.message) : null;
   const kind = message.status === "failed" ? "notice failed" : "notice";
-  notices.push(h("div", { class: kind, role: "group", "aria-label": t("problem") }, h("span", {}, text, detail), buttons));
+  notices.push(
+    h("div", { class: kind, role: "group", "aria-label": t("problem") }, h("span", {}, text, detail), buttons),
+  );
   return notices;
 }

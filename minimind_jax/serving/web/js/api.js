@@ -87,7 +87,13 @@ async function ask(path, { body, signal }) {
   let response;
   try {
     const method = body === undefined ? "GET" : "POST";
-    response = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal, cache: "no-store" });
+    response = await fetch(path, {
+      method,
+      headers,
+      body: body && JSON.stringify(body),
+      signal,
+      cache: "no-store",
+    });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError("gone", String(error.message));

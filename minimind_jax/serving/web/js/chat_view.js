@@ -6,6 +6,7 @@ import { language, number, seconds, t } from "./i18n.js";
 import { Tooltip } from "./token_view.js";
 import { turns, versions } from "./tree.js";
 
+const MIN_TIMED = 8; // tokens whose speed says something
 const SHARE = 5; // drawing takes at most about one part in so many of the time
 
 export class ChatView {
@@ -115,7 +116,12 @@ export class ChatView {
     });
     const head = answers[chosen]?.[0];
     return JSON.stringify([
-      language(), chosen, messages, user && place(user), head && place(head), this.editing === user?.id,
+      language(),
+      chosen,
+      messages,
+      user && place(user),
+      head && place(head),
+      this.editing === user?.id,
       this.severalModels(),
     ]);
   }
@@ -129,22 +135,34 @@ export class ChatView {
     if (user) element.append(this.editing === user.id ? this.editor(user) : this.question(user));
     if (!answers.length) return element;
     const isCompared = answers.length > 1;
-    const columns = answers.map((messages, i) => this.answerElement(messages, { isCompared, isChosen: i === chosen }));
+    const columns = answers.map((messages, i) =>
+      this.answerElement(messages, { isCompared, isChosen: i === chosen }),
+    );
     element.append(h("div", { class: isCompared ? "answers compared" : "answers" }, columns));
     return element;
   }
 
   question(user) {
-    return h("article", { class: "question", "aria-label": t("you") },
+    return h(
+      "article",
+      { class: "question", "aria-label": t("you") },
       h("div", { class: "bubble" }, user.content),
-      h("div", { class: "actions" },
+      h(
+        "div",
+        { class: "actions" },
         this.versionButtons(user),
         iconButton("copy", t("copy"), { class: "small", "data-action": "copy", "data-id": user.id }),
-        iconButton("edit", t("edit"), { class: "small at-rest", "data-action": "edit", "data-id": user.id })));
+        iconButton("edit", t("edit"), { class: "small at-rest", "data-action": "edit", "data-id": user.id }),
+      ),
+    );
   }
 
   editor(user) {
-    const input = h("textarea", { class: "field-input", rows: Math.min(12, user.content.split("\n").length + 1), "aria-label": t("editMessage") });
+    const input = h("textarea", {
+      class: "field-input",
+      rows: Math.min(12, user.content.split("\n").length + 1),
+      "aria-label": t("editMessage"),
+    });
     input.value = user.content;
     const send = () => {
       if (!input.value.trim()) return;
@@ -161,11 +179,17 @@ export class ChatView {
         this.edit(null);
       }
     });
-    return h("article", { class: "question editor", "aria-label": t("editMessage") },
+    return h(
+      "article",
+      { class: "question editor", "aria-label": t("editMessage") },
       input,
-      h("div", { class: "actions" },
+      h(
+        "div",
+        { class: "actions" },
         h("button", { type: "button", class: "button small", onclick: () => this.edit(null) }, t("cancel")),
-        h("button", { type: "button", class: "button small primary", onclick: send }, t("send"))));
+        h("button", { type: "button", class: "button small primary", onclick: send }, t("send")),
+      ),
+    );
   }
 
   answerElement(messages, { isCompared, isChosen }) {
@@ -183,7 +207,11 @@ export class ChatView {
       retryShorter: (message) => this.session.retry(message, { dropsOldest: true }),
     };
     const name = isCompared || this.severalModels() ? head.model : "";
-    const element = h("article", { class: "answer", "aria-label": t("answerOf", { model: head.model }), "aria-busy": isRunning ? "true" : null });
+    const element = h("article", {
+      class: "answer",
+      "aria-label": t("answerOf", { model: head.model }),
+      "aria-busy": isRunning ? "true" : null,
+    });
     if (name) element.append(h("h2", { class: "model-name" }, name));
     for (const message of messages) {
       if (message.role !== "assistant") continue;
@@ -202,30 +230,57 @@ export class ChatView {
     const action = (name, picture, label, more = {}) =>
       iconButton(picture, label, { class: "small", "data-action": name, "data-id": head.id, ...more });
     const atRest = { class: "small at-rest" };
-    const goesOn = isCompared && h("button",
-      { type: "button", class: "button small at-rest", "data-action": "pick", "data-id": head.id, "aria-pressed": String(isChosen) },
-      isChosen && icon("check"), t(isChosen ? "goesOn" : "goOnWith"));
-    return h("div", { class: "footer" },
-      h("div", { class: "actions" },
+    const goesOn =
+      isCompared &&
+      h(
+        "button",
+        {
+          type: "button",
+          class: "button small at-rest",
+          "data-action": "pick",
+          "data-id": head.id,
+          "aria-pressed": String(isChosen),
+        },
+        isChosen && icon("check"),
+        t(isChosen ? "goesOn" : "goOnWith"),
+      );
+    return h(
+      "div",
+      { class: "footer" },
+      h(
+        "div",
+        { class: "actions" },
         this.versionButtons(head),
         action("copy-answer", "copy", t("copy")),
         action("regenerate", "retry", t("regenerate"), atRest),
-        hasTokens && action("tokens", "token", t("showTokens"), { "aria-pressed": String(messages.some((m) => this.showsTokens(m))) }),
-        goesOn),
-      h("p", { class: "stats" }, statsOf(messages)));
+        hasTokens &&
+          action("tokens", "token", t("showTokens"), {
+            "aria-pressed": String(messages.some((m) => this.showsTokens(m))),
+          }),
+        goesOn,
+      ),
+      h("p", { class: "stats" }, statsOf(messages)),
+    );
   }
 
   versionButtons(message) {
     const all = versions(this.session.current, message);
     if (all.length < 2) return null;
     const at = all.findIndex((version) => version.includes(message));
-    const step = (by, picture, label) => iconButton(picture, label, {
-      class: "small", "data-action": by < 0 ? "previous" : "next", "data-id": message.id, disabled: !all[at + by],
-    });
-    return h("span", { class: "versions at-rest", role: "group", "aria-label": t("versions") },
+    const step = (by, picture, label) =>
+      iconButton(picture, label, {
+        class: "small",
+        "data-action": by < 0 ? "previous" : "next",
+        "data-id": message.id,
+        disabled: !all[at + by],
+      });
+    return h(
+      "span",
+      { class: "versions at-rest", role: "group", "aria-label": t("versions") },
       step(-1, "left", t("previousVersion")),
       h("span", {}, `${at + 1}/${all.length}`),
-      step(1, "right", t("nextVersion")));
+      step(1, "right", t("nextVersion")),
+    );
   }
 
   clicked(event) {
@@ -250,7 +305,9 @@ export class ChatView {
   stepVersion(message, by) {
     const key = by < 0 ? "previous" : "next";
     this.session.showVersion(message, by);
-    const shown = versions(this.session.current, message).flat().map(({ id }) => id);
+    const shown = versions(this.session.current, message)
+      .flat()
+      .map(({ id }) => id);
     const buttons = [...this.root.querySelectorAll(`[data-action="${key}"]`)];
     buttons.find((button) => shown.includes(button.dataset.id) && !button.disabled)?.focus();
   }
@@ -261,7 +318,9 @@ export class ChatView {
   }
 
   textOfAnswer(head) {
-    const texts = this.answerAt(head).filter(({ role }) => role === "assistant").map(({ content }) => content.trim());
+    const texts = this.answerAt(head)
+      .filter(({ role }) => role === "assistant")
+      .map(({ content }) => content.trim());
     return texts.filter(Boolean).join("\n\n");
   }
 
@@ -284,8 +343,10 @@ function statsOf(messages) {
   const timed = counted.reduce((sum, { stats }) => sum + Math.max(stats.tokens - 1, 0), 0);
   const writing = counted.reduce((sum, { stats }) => sum + (stats.writing ?? 0), 0);
   const parts = [];
-  if (counted.length === answers.length) parts.push(t(tokens === 1 ? "statsToken" : "statsTokens", { n: number(tokens) }));
-  if (timed && writing > 0) parts.push(t("statsSpeed", { n: number(timed / writing, timed / writing < 10 ? 1 : 0) }));
+  if (counted.length === answers.length)
+    parts.push(t(tokens === 1 ? "statsToken" : "statsTokens", { n: number(tokens) }));
+  if (timed >= MIN_TIMED && writing > 0)
+    parts.push(t("statsSpeed", { n: number(timed / writing, timed / writing < 10 ? 1 : 0) }));
   if (first !== undefined) parts.push(t("statsFirst", { seconds: seconds(first) }));
   parts.push(t("statsSeed", { seed: answers[0].seed }));
   return parts.join(" · ");

@@ -57,7 +57,8 @@ export function checkConversation(value, where = "conversation") {
     byId.set(message.id, message);
     conversation.messages.push(message);
   });
-  for (const message of conversation.messages) checkChoice(byId, message.next, message.id, `${where}: next of a message`);
+  for (const message of conversation.messages)
+    checkChoice(byId, message.next, message.id, `${where}: next of a message`);
   checkChoice(byId, conversation.first, null, `${where}.first`);
   return conversation;
 }
@@ -110,7 +111,10 @@ function checkAnswer(value, where) {
   }
   if (value.stats) {
     object(value.stats, `${where}.stats`);
-    const entries = Object.entries(value.stats).map(([key, entry]) => [key, number(entry, `${where}.stats.${key}`, null)]);
+    const entries = Object.entries(value.stats).map(([key, entry]) => [
+      key,
+      number(entry, `${where}.stats.${key}`, null),
+    ]);
     answer.stats = Object.fromEntries(entries);
   }
   if (value.error) {
@@ -120,7 +124,10 @@ function checkAnswer(value, where) {
       message: text(value.error.message, `${where}.error.message`, ""),
     };
   }
-  if (value.tokens) answer.tokens = list(value.tokens, `${where}.tokens`).map((token, i) => checkToken(token, `${where}.tokens[${i}]`));
+  if (value.tokens)
+    answer.tokens = list(value.tokens, `${where}.tokens`).map((token, i) =>
+      checkToken(token, `${where}.tokens[${i}]`),
+    );
   return answer;
 }
 

@@ -15,7 +15,12 @@ export class Composer {
     this.status = h("span", { class: "wait quiet" });
     this.meterFill = h("div");
     this.meterText = h("span");
-    this.meter = h("div", { class: "meter", role: "meter", "aria-valuemin": 0 }, h("div", { class: "meter-bar" }, this.meterFill), this.meterText);
+    this.meter = h(
+      "div",
+      { class: "meter", role: "meter", "aria-valuemin": 0 },
+      h("div", { class: "meter-bar" }, this.meterFill),
+      this.meterText,
+    );
     this.button = h("button", { type: "submit", class: "send" });
     form.append(this.input, h("div", { class: "toolbar" }, this.chips, this.status, this.meter, this.button));
     form.addEventListener("submit", (event) => {
@@ -88,14 +93,28 @@ export class Composer {
   showChips(model) {
     const focused = document.activeElement?.dataset?.chip;
     const chip = (name, picture, isOn, isPossible, title) =>
-      h("button", { type: "button", class: "chip", "data-chip": name, "aria-pressed": String(isOn), disabled: !isPossible, title,
-        onclick: () => this.actions.toggle(name) }, icon(picture), h("span", {}, t(name)));
+      h(
+        "button",
+        {
+          type: "button",
+          class: "chip",
+          "data-chip": name,
+          "aria-pressed": String(isOn),
+          disabled: !isPossible,
+          title,
+          onclick: () => this.actions.toggle(name),
+        },
+        icon(picture),
+        h("span", {}, t(name)),
+      );
     const mode = model?.thinking ?? "never";
     const { page, settings } = this;
     const chips = [];
     if (mode !== "never") {
       const isOn = mode === "always" || settings.thinking;
-      chips.push(chip("thinking", "bulb", isOn, mode === "switch", t(mode === "always" ? "thinkingAlways" : "thinkingHint")));
+      chips.push(
+        chip("thinking", "bulb", isOn, mode === "switch", t(mode === "always" ? "thinkingAlways" : "thinkingHint")),
+      );
     }
     if (page().tools.length) chips.push(chip("tools", "tool", settings.tools.length > 0, true, t("toolsHint")));
     if (page().models.length > 1) chips.push(chip("compare", "columns", settings.compare, true, t("compareHint")));
@@ -140,4 +159,3 @@ export class Composer {
     this.status.textContent = secondsLeft === null ? "" : t("queueWait", { n: secondsLeft });
   }
 }
-

@@ -1,6 +1,7 @@
 // Making elements. Text always becomes a text node, so nothing that a model or a file says is read as HTML.
 
-// An element: h("button", { class: "x", onclick: f, "aria-label": "y" }, "text", child, ...). Null and false are left out.
+// An element: h("button", { class: "x", onclick: f, "aria-label": "y" }, "text", child, ...). Null and false are left
+// out.
 export function h(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -16,13 +17,22 @@ export function h(name, attributes = {}, ...children) {
 // Each a list of paths on a 24 by 24 grid.
 const ICONS = {
   menu: ["M4 7h16", "M4 12h16", "M4 17h16"],
+  more: [
+    "M5 11a1 1 0 1 0 0 2a1 1 0 1 0 0-2",
+    "M12 11a1 1 0 1 0 0 2a1 1 0 1 0 0-2",
+    "M19 11a1 1 0 1 0 0 2a1 1 0 1 0 0-2",
+  ],
   plus: ["M12 5v14", "M5 12h14"],
   close: ["M6 6l12 12", "M18 6L6 18"],
   upload: ["M12 16V4", "M7 9l5-5 5 5", "M5 20h14"],
   download: ["M12 4v12", "M7 11l5 5 5-5", "M5 20h14"],
   chart: ["M4 4v16h16", "M8 15l4-5 3 3 5-7"],
   sliders: ["M4 7h9", "M17 7h3", "M15 5v4", "M4 17h3", "M11 17h9", "M9 15v4"],
-  help: ["M9.2 9a2.9 2.9 0 1 1 4.3 2.6c-1 .6-1.5 1.1-1.5 2.2", "M12 17.2v.1", "M12 3a9 9 0 1 0 0 18a9 9 0 1 0 0-18"],
+  help: [
+    "M9.2 9a2.9 2.9 0 1 1 4.3 2.6c-1 .6-1.5 1.1-1.5 2.2",
+    "M12 17.2v.1",
+    "M12 3a9 9 0 1 0 0 18a9 9 0 1 0 0-18",
+  ],
   down: ["M12 5v14", "M6 13l6 6 6-6"],
   send: ["M12 19V5", "M6 11l6-6 6 6"],
   stop: ["M7 7h10v10H7z"],
@@ -33,12 +43,27 @@ const ICONS = {
   trash: ["M5 7h14", "M10 4h4", "M7 7l1 13h8l1-13"],
   left: ["M15 6l-6 6 6 6"],
   right: ["M9 6l6 6-6 6"],
-  sun: ["M12 8a4 4 0 1 0 0 8a4 4 0 1 0 0-8", "M12 2v2", "M12 20v2", "M2 12h2", "M20 12h2", "M5 5l1.4 1.4",
-    "M17.6 17.6L19 19", "M5 19l1.4-1.4", "M17.6 6.4L19 5"],
+  sun: [
+    "M12 8a4 4 0 1 0 0 8a4 4 0 1 0 0-8",
+    "M12 2v2",
+    "M12 20v2",
+    "M2 12h2",
+    "M20 12h2",
+    "M5 5l1.4 1.4",
+    "M17.6 17.6L19 19",
+    "M5 19l1.4-1.4",
+    "M17.6 6.4L19 5",
+  ],
   moon: ["M20 14.5A8.5 8.5 0 1 1 9.5 4a7 7 0 0 0 10.5 10.5z"],
   auto: ["M12 3a9 9 0 1 0 0 18a9 9 0 1 0 0-18", "M12 3v18", "M15 4v16", "M18 6v12"],
-  bulb: ["M9 18h6", "M10 21h4", "M12 3a6 6 0 0 0-3.6 10.8c.7.6 1.1 1.3 1.1 2.2h5c0-.9.4-1.6 1.1-2.2A6 6 0 0 0 12 3z"],
-  tool: ["M14.5 6.5a4 4 0 0 1 5-1l-2.7 2.7 1.5 1.5L21 7a4 4 0 0 1-5.4 4.6L8 19.2a2 2 0 0 1-3-3l7.5-7.5a4 4 0 0 1 2-2.2z"],
+  bulb: [
+    "M9 18h6",
+    "M10 21h4",
+    "M12 3a6 6 0 0 0-3.6 10.8c.7.6 1.1 1.3 1.1 2.2h5c0-.9.4-1.6 1.1-2.2A6 6 0 0 0 12 3z",
+  ],
+  tool: [
+    "M14.5 6.5a4 4 0 0 1 5-1l-2.7 2.7 1.5 1.5L21 7a4 4 0 0 1-5.4 4.6L8 19.2a2 2 0 0 1-3-3l7.5-7.5a4 4 0 0 1 2-2.2z",
+  ],
   columns: ["M4 5h16v14H4z", "M12 5v14"],
   token: ["M4 18h3v-6H4z", "M10.5 18h3V6h-3z", "M17 18h3v-9h-3z"],
 };

@@ -6,11 +6,20 @@ import { language, number, t } from "./i18n.js";
 export function emptyView(page, models, ask) {
   const suggestions = page.suggestions[language()] ?? [];
   const facts = models.map((model) => h("p", { class: "quiet" }, factsOf(model)));
-  return h("div", { class: "welcome" },
+  return h(
+    "div",
+    { class: "welcome" },
     h("h1", {}, t("welcome")),
     facts,
-    suggestions.length > 0 && h("ul", { class: "suggestions", "aria-label": t("suggestions") },
-      suggestions.map((text) => h("li", {}, h("button", { type: "button", class: "suggestion", onclick: () => ask(text) }, text)))));
+    suggestions.length > 0 &&
+      h(
+        "ul",
+        { class: "suggestions", "aria-label": t("suggestions") },
+        suggestions.map((text) =>
+          h("li", {}, h("button", { type: "button", class: "suggestion", onclick: () => ask(text) }, text)),
+        ),
+      ),
+  );
 }
 
 // A model that is no checkpoint of ours has no step.

@@ -5,7 +5,8 @@ import { isBlank, newId, path, titleOf } from "./tree.js";
 const FORMAT = "minimind-jax.conversations";
 const VERSION = 1;
 
-export const toJson = (conversations) => `${JSON.stringify({ format: FORMAT, version: VERSION, conversations }, null, 1)}\n`;
+export const toJson = (conversations) =>
+  `${JSON.stringify({ format: FORMAT, version: VERSION, conversations }, null, 1)}\n`;
 
 // The conversations of a file, all of them or none. Throws an Error that says what is wrong.
 export function fromJson(text) {
@@ -64,6 +65,9 @@ function parsed(text) {
 
 // A file's name without what file systems refuse.
 export function fileName(conversation, ending) {
-  const title = titleOf(conversation).replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "").slice(0, 40);
+  const title = titleOf(conversation)
+    .replace(/[^\p{L}\p{N}]+/gu, "-")
+    .replace(/^-+|-+$/g, "")
+    .slice(0, 40);
   return `${title || "chat"}.${ending}`;
 }

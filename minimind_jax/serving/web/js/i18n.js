@@ -14,9 +14,9 @@ export function setLanguage(name) {
   translate(document.body);
 }
 
-// The text of a key; `{name}` in it is replaced by `values.name`.
-export function t(key, values = {}) {
-  const text = TEXTS[language()][key];
+// The text of a key; `{name}` in it is replaced by `values.name`. `fallback` is for keys that may be missing.
+export function t(key, values = {}, fallback = undefined) {
+  const text = TEXTS[language()][key] ?? fallback;
   if (text === undefined) throw new Error(`no text with the key ${key}`);
   return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
 }

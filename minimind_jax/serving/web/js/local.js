@@ -1,4 +1,5 @@
-// Small things that the browser keeps: settings, drafts. Where storage is switched off or full, they last as long as the page.
+// Small things that the browser keeps: settings, drafts. Where storage is switched off or full, they last as long as
+// the page.
 const PREFIX = "minimind.";
 const memory = new Map();
 

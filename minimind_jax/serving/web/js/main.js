@@ -53,10 +53,17 @@ const session = new Session({
 });
 
 const chat = new ChatView({
-  root: by("turns"), session, settings, severalModels: () => page.models.length > 1, onChanged: () => scrollIfFollowing(),
+  root: by("turns"),
+  session,
+  settings,
+  severalModels: () => page.models.length > 1,
+  onChanged: () => scrollIfFollowing(),
 });
 const composer = new Composer(by("composer"), {
-  session, settings, page: () => page, models,
+  session,
+  settings,
+  page: () => page,
+  models,
   actions: { send, stop: () => session.stop(), toggle, editLast },
 });
 const library = new Library({
@@ -95,7 +102,7 @@ const panel = new SettingsPanel({
 const connection = new Connection({
   onGone: (left) => {
     const action = { label: t("tryNow"), run: () => connection.tryNow() };
-    banner("gone", t("serverGone", { n: left }), { isError: true, action });
+    banner("gone", t("serverGone"), { isError: true, detail: t("tryingAgain", { n: left }), action });
   },
   onBack: async () => {
     banner("gone", null);

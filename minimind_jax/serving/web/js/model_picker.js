@@ -18,14 +18,19 @@ export function showPicker(root, page, settings, changed) {
     return;
   }
   const keys = ["model", "second"];
-  root.replaceChildren(...chosen.map((model, i) => {
-    const options = page.models.filter((other) => i === 0 || other !== chosen[0]);
-    const select = h("select", { class: "field-select", "aria-label": t(i === 0 ? "model" : "secondModel") },
-      options.map(({ name }) => h("option", { value: name, selected: name === model.name }, name)));
-    select.addEventListener("change", () => {
-      settings[keys[i]] = select.value;
-      changed();
-    });
-    return select;
-  }));
+  root.replaceChildren(
+    ...chosen.map((model, i) => {
+      const options = page.models.filter((other) => i === 0 || other !== chosen[0]);
+      const select = h(
+        "select",
+        { class: "field-select", "aria-label": t(i === 0 ? "model" : "secondModel") },
+        options.map(({ name }) => h("option", { value: name, selected: name === model.name }, name)),
+      );
+      select.addEventListener("change", () => {
+        settings[keys[i]] = select.value;
+        changed();
+      });
+      return select;
+    }),
+  );
 }

@@ -14,7 +14,10 @@ export class Saver {
 
   schedule(conversation, delay = DELAY) {
     if (this.waiting.has(conversation)) return;
-    this.waiting.set(conversation, setTimeout(() => this.saveNow(conversation), delay));
+    this.waiting.set(
+      conversation,
+      setTimeout(() => this.saveNow(conversation), delay),
+    );
   }
 
   saveNow(conversation) {

@@ -1,11 +1,9 @@
 // What the user does with conversations: send, stop, regenerate, edit, retry, pick. Keeps what is open and what runs.
-import { MAX_ROUNDS, writeAnswer } from "./answer.js";
+import { writeAnswer } from "./answer.js";
 import { Saver } from "./saver.js";
 import { randomSeed } from "./settings.js";
 import { markChanged } from "./storage.js";
 import { append, choose, isBlank, newConversation, newId, pathTo, versions } from "./tree.js";
-
-export { MAX_ROUNDS };
 
 export class Session {
   // events: shape(conversation), grew(message), ended(message), run(conversation), wait(seconds or null),
@@ -62,10 +60,13 @@ export class Session {
     const parent = before.at(-2) ?? null;
     const isHead = parent === null || parent.role === "user";
     if (isBlank(message) || (isHead && message.group)) {
-      for (const key of ["error", "stats", "tokens", "tool_calls", "reasoning_content", "left_out"]) delete message[key];
+      for (const key of ["error", "stats", "tokens", "tool_calls", "reasoning_content", "left_out"])
+        delete message[key];
       message.next = null;
       const model = this.models().find(({ name }) => name === message.model) ?? this.models()[0];
-      return this.run([{ parent, first: message, model, group: message.group, seed: message.seed }], { dropsOldest });
+      return this.run([{ parent, first: message, model, group: message.group, seed: message.seed }], {
+        dropsOldest,
+      });
     }
     const question = before.findLast(({ role }) => role === "user") ?? null;
     return this.answer(question, { dropsOldest });
@@ -128,7 +129,11 @@ export class Session {
     this.running.set(conversation.id, { conversation, abort });
     // All columns are there before the first word of one, and the first one is chosen.
     for (const head of heads) {
-      head.first ??= append(conversation, head.parent?.id ?? null, { role: "assistant", content: "", status: "running" });
+      head.first ??= append(conversation, head.parent?.id ?? null, {
+        role: "assistant",
+        content: "",
+        status: "running",
+      });
       head.first.group = head.group;
       if (!head.group) delete head.first.group;
     }
@@ -143,7 +148,13 @@ export class Session {
     };
     const settings = structuredClone(this.settings);
     const common = {
-      conversation, settings, dropsOldest, onChange, tools: this.tools(), signal: abort.signal, onWait: events.wait,
+      conversation,
+      settings,
+      dropsOldest,
+      onChange,
+      tools: this.tools(),
+      signal: abort.signal,
+      onWait: events.wait,
       now: () => performance.now() / 1000,
       confirm: settings.confirmTools ? (message, call) => events.confirm(message, call, abort.signal) : undefined,
     };

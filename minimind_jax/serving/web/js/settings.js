@@ -27,7 +27,8 @@ export function loadSettings() {
     if (Array.isArray(stored[key])) settings[key] = stored[key].filter((text) => typeof text === "string");
   }
   for (const key of SWITCHES) settings[key] = stored[key] === true;
-  for (const field of SAMPLING) settings[field.name] = isAllowed(field, stored[field.name]) ? stored[field.name] : null;
+  for (const field of SAMPLING)
+    settings[field.name] = isAllowed(field, stored[field.name]) ? stored[field.name] : null;
   return settings;
 }
 
@@ -38,7 +39,8 @@ export function resetSampling(settings) {
   settings.stop = [];
 }
 
-export const isChanged = (settings) => settings.stop.length > 0 || SAMPLING.some(({ name }) => settings[name] !== null);
+export const isChanged = (settings) =>
+  settings.stop.length > 0 || SAMPLING.some(({ name }) => settings[name] !== null);
 
 export function isAllowed(field, value) {
   if (typeof value !== "number" || !Number.isFinite(value)) return false;

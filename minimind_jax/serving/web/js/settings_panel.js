@@ -16,18 +16,38 @@ export class SettingsPanel {
     const focused = document.activeElement?.id;
     const scroll = this.root.scrollTop;
     const { settings } = this;
-    this.reset = h("button", { type: "button", class: "button small", id: "reset-sampling", onclick: () => {
-      resetSampling(settings);
-      this.changed("sampling");
-      this.update();
-    } }, t("reset"));
+    this.reset = h(
+      "button",
+      {
+        type: "button",
+        class: "button small",
+        id: "reset-sampling",
+        onclick: () => {
+          resetSampling(settings);
+          this.changed("sampling");
+          this.update();
+        },
+      },
+      t("reset"),
+    );
     this.root.replaceChildren(
-      h("div", { class: "panel-head" }, h("h2", {}, t("settings")), iconButton("close", t("close"), { id: "close-settings", onclick: this.close })),
+      h(
+        "div",
+        { class: "panel-head" },
+        h("h2", {}, t("settings")),
+        iconButton("close", t("close"), { id: "close-settings", onclick: this.close }),
+      ),
       this.systemField(),
       this.switches(),
-      h("section", {}, h("div", { class: "section-head" }, h("h3", {}, t("sampling")), this.reset),
+      h(
+        "section",
+        {},
+        h("div", { class: "section-head" }, h("h3", {}, t("sampling")), this.reset),
         h("p", { class: "quiet" }, t("samplingHint")),
-        SAMPLING.map((field) => this.samplingField(field)), this.stopField()));
+        SAMPLING.map((field) => this.samplingField(field)),
+        this.stopField(),
+      ),
+    );
     this.showReset();
     this.root.scrollTop = scroll;
     if (focused && this.root.querySelector(`#${CSS.escape(focused)}`)) document.getElementById(focused).focus();
@@ -41,7 +61,13 @@ export class SettingsPanel {
     const input = h("textarea", { class: "field-input", id: "system", rows: 3, placeholder: t("systemNone") });
     input.value = this.session.current.system;
     input.addEventListener("input", () => this.systemChanged(input.value));
-    return h("section", {}, h("h3", {}, h("label", { for: "system" }, t("system"))), input, h("p", { class: "quiet" }, t("systemHint")));
+    return h(
+      "section",
+      {},
+      h("h3", {}, h("label", { for: "system" }, t("system"))),
+      input,
+      h("p", { class: "quiet" }, t("systemHint")),
+    );
   }
 
   switches() {
@@ -61,11 +87,26 @@ export class SettingsPanel {
       this.changed("tools");
     };
     const tools = page().tools.map(({ function: { name, description } }) =>
-      box(`tool-${name}`, `${name}: ${description}`, settings.tools.includes(name), setTool(name)));
-    return h("section", {},
+      box(
+        `tool-${name}`,
+        h("span", {}, h("code", {}, name), ` ${t(`tool_${name}`, {}, description)}`),
+        settings.tools.includes(name),
+        setTool(name),
+      ),
+    );
+    return h(
+      "section",
+      {},
       box("probabilities", t("probabilities"), settings.probabilities, set("probabilities")),
-      tools.length > 0 && h("div", { role: "group", "aria-labelledby": "tools-title" }, h("h3", { id: "tools-title" }, t("tools")), tools,
-        box("confirm-tools", t("confirmTools"), settings.confirmTools, set("confirmTools"))));
+      tools.length > 0 &&
+        h(
+          "div",
+          { role: "group", "aria-labelledby": "tools-title" },
+          h("h3", { id: "tools-title" }, t("tools")),
+          tools,
+          box("confirm-tools", t("confirmTools"), settings.confirmTools, set("confirmTools")),
+        ),
+    );
   }
 
   samplingField(field) {
@@ -74,13 +115,35 @@ export class SettingsPanel {
     const id = `set-${name}`;
     const fallback = field.neutral ?? this.page().defaults[name] ?? null;
     const hint = name === "seed" ? t("random") : fallback === null ? t("automatic") : String(fallback);
-    const input = h("input", { class: "field-input", id, inputmode: field.integer ? "numeric" : "decimal", autocomplete: "off",
-      placeholder: hint, value: settings[name] ?? "", "aria-describedby": `${id}-help` });
-    const slider = field.slider && h("input", { type: "range", min: field.slider[0], max: field.slider[1], step: field.step,
-      value: settings[name] ?? fallback ?? field.slider[0], "aria-label": t(name) });
+    const input = h("input", {
+      class: "field-input",
+      id,
+      inputmode: field.integer ? "numeric" : "decimal",
+      autocomplete: "off",
+      placeholder: hint,
+      value: settings[name] ?? "",
+      "aria-describedby": `${id}-help`,
+    });
+    const slider =
+      field.slider &&
+      h("input", {
+        type: "range",
+        min: field.slider[0],
+        max: field.slider[1],
+        step: field.step,
+        value: settings[name] ?? fallback ?? field.slider[0],
+        "aria-label": t(name),
+      });
     const problem = h("p", { class: "field-error", role: "alert", hidden: true });
-    const row = h("div", { class: "sampling" },
-      h("label", { for: id }, t(name)), input, slider, h("p", { class: "quiet", id: `${id}-help` }, t(`${name}Help`)), problem);
+    const row = h(
+      "div",
+      { class: "sampling" },
+      h("label", { for: id }, t(name)),
+      input,
+      slider,
+      h("p", { class: "quiet", id: `${id}-help` }, t(`${name}Help`)),
+      problem,
+    );
     const take = (value) => {
       settings[name] = value;
       row.classList.toggle("changed", value !== null);
@@ -109,14 +172,26 @@ export class SettingsPanel {
   }
 
   stopField() {
-    const input = h("textarea", { class: "field-input mono", id: "set-stop", rows: 2, spellcheck: "false", "aria-describedby": "set-stop-help" });
+    const input = h("textarea", {
+      class: "field-input mono",
+      id: "set-stop",
+      rows: 2,
+      spellcheck: "false",
+      "aria-describedby": "set-stop-help",
+    });
     input.value = this.settings.stop.join("\n");
     input.addEventListener("input", () => {
       this.settings.stop = input.value.split("\n").filter(Boolean).slice(0, MAX_STOPS);
       this.showReset();
       this.changed("stop");
     });
-    return h("div", { class: "sampling" }, h("label", { for: "set-stop" }, t("stopTexts")), input, h("p", { class: "quiet", id: "set-stop-help" }, t("stopHelp", { n: MAX_STOPS })));
+    return h(
+      "div",
+      { class: "sampling" },
+      h("label", { for: "set-stop" }, t("stopTexts")),
+      input,
+      h("p", { class: "quiet", id: "set-stop-help" }, t("stopHelp", { n: MAX_STOPS })),
+    );
   }
 }
 

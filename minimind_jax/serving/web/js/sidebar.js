@@ -46,7 +46,9 @@ export class Sidebar {
   }
 
   get isOpen() {
-    return this.isDrawer ? this.app.classList.contains("drawer-open") : !this.app.classList.contains("sidebar-closed");
+    return this.isDrawer
+      ? this.app.classList.contains("drawer-open")
+      : !this.app.classList.contains("sidebar-closed");
   }
 
   focusSearch() {
@@ -68,25 +70,53 @@ export class Sidebar {
     const title = head.title || t("untitled");
     if (this.renaming === head.id) return h("li", { class: "row" }, this.renameInput(head));
     const isMenuOpen = this.menu === head.id;
-    return h("li", { class: `row${isCurrent ? " current" : ""}`, "data-id": head.id },
-      h("button", { type: "button", class: "row-title", "aria-current": isCurrent ? "true" : null, title, onclick: () => this.actions.open(head.id) },
-        this.session.running.has(head.id) && h("span", { class: "dot", role: "img", "aria-label": t("writing") }), title),
-      iconButton("menu", t("moreOf", { title }), { class: "small", "data-menu": "", "aria-expanded": String(isMenuOpen),
-        onclick: () => this.openMenu(isMenuOpen ? null : head.id) }),
-      isMenuOpen && this.rowMenu(head));
+    return h(
+      "li",
+      { class: `row${isCurrent ? " current" : ""}`, "data-id": head.id },
+      h(
+        "button",
+        {
+          type: "button",
+          class: "row-title",
+          "aria-current": isCurrent ? "true" : null,
+          title,
+          onclick: () => this.actions.open(head.id),
+        },
+        this.session.running.has(head.id) && h("span", { class: "dot", role: "img", "aria-label": t("writing") }),
+        title,
+      ),
+      iconButton("more", t("moreOf", { title }), {
+        class: "small",
+        "data-menu": "",
+        "aria-expanded": String(isMenuOpen),
+        onclick: () => this.openMenu(isMenuOpen ? null : head.id),
+      }),
+      isMenuOpen && this.rowMenu(head),
+    );
   }
 
   rowMenu(head) {
     const item = (key, action) =>
-      h("button", { type: "button", class: "menu-item", onclick: () => {
-        this.openMenu(null);
-        action();
-      } }, t(key));
-    const menu = h("div", { class: "row-menu", role: "group" },
+      h(
+        "button",
+        {
+          type: "button",
+          class: "menu-item",
+          onclick: () => {
+            this.openMenu(null);
+            action();
+          },
+        },
+        t(key),
+      );
+    const menu = h(
+      "div",
+      { class: "row-menu", role: "group" },
       item("rename", () => this.rename(head.id)),
       item("exportJson", () => this.actions.exportOne(head.id, "json")),
       item("exportSft", () => this.actions.exportOne(head.id, "sft")),
-      item("delete", () => this.actions.remove(head.id)));
+      item("delete", () => this.actions.remove(head.id)),
+    );
     menu.setAttribute("aria-label", t("moreOf", { title: head.title || t("untitled") }));
     return menu;
   }
@@ -112,7 +142,12 @@ export class Sidebar {
   }
 
   renameInput(head) {
-    const input = h("input", { class: "field-input rename", value: head.title, maxlength: 200, "aria-label": t("newName") });
+    const input = h("input", {
+      class: "field-input rename",
+      value: head.title,
+      maxlength: 200,
+      "aria-label": t("newName"),
+    });
     const finish = (isKept) => {
       if (this.renaming !== head.id) return;
       this.renaming = null;

@@ -70,7 +70,10 @@ export class Tooltip {
   constructor() {
     this.element = h("div", { class: "tooltip", role: "tooltip", id: "tooltip", hidden: true });
     document.body.append(this.element);
-    document.addEventListener("scroll", () => !this.element.hidden && this.place(), { capture: true, passive: true });
+    document.addEventListener("scroll", () => !this.element.hidden && this.place(), {
+      capture: true,
+      passive: true,
+    });
   }
 
   show(target, content) {
@@ -115,9 +118,20 @@ const shown = (text) => text.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(
 
 function contentOf(group) {
   const [text] = textOf(group);
-  const rows = group.at(-1)[3].map(([other, logprob]) =>
-    h("tr", { class: other === group.at(-1)[0] ? "own" : null }, h("td", {}, shown(other)), h("td", {}, percent(Math.exp(logprob)))));
-  return h("div", {},
+  const rows = group
+    .at(-1)[3]
+    .map(([other, logprob]) =>
+      h(
+        "tr",
+        { class: other === group.at(-1)[0] ? "own" : null },
+        h("td", {}, shown(other)),
+        h("td", {}, percent(Math.exp(logprob))),
+      ),
+    );
+  return h(
+    "div",
+    {},
     h("p", {}, h("b", {}, shown(text)), ` ${percent(probabilityOf(group))}`),
-    rows.length > 0 && h("table", {}, h("tbody", {}, rows)));
+    rows.length > 0 && h("table", {}, h("tbody", {}, rows)),
+  );
 }

@@ -2,18 +2,29 @@
 import { h, icon } from "./dom.js";
 import { t } from "./i18n.js";
 
-// Args: call {name, arguments, edited}; result (JSON text) or null; isRunning; confirm {run(text), skip(), draft} or null, where
-// the user is to decide.
+// Args: call {name, arguments, edited}; result (JSON text) or null; isRunning; confirm {run(text), skip(), draft} where
+// the user is to decide, or null.
 export function toolCard({ call, result, isRunning, confirm }) {
   const head = h("div", { class: "tool-head" }, icon("tool"), h("code", {}, call.name));
   if (call.edited) head.append(h("span", { class: "quiet" }, t("argumentsEdited")));
-  const card = h("div", { class: "tool-card", role: "group", "aria-label": t("toolCall", { name: call.name }) }, head);
+  const card = h(
+    "div",
+    { class: "tool-card", role: "group", "aria-label": t("toolCall", { name: call.name }) },
+    head,
+  );
   if (confirm) card.append(form(call, confirm));
   else card.append(h("pre", {}, pretty(call.arguments)));
   if (result !== null) {
     const { isError, text } = readResult(result);
     const label = isError ? t("toolError") : t("toolResult");
-    card.append(h("div", { class: `tool-result${isError ? " failed" : ""}` }, h("span", { class: "quiet" }, label), h("pre", {}, text)));
+    card.append(
+      h(
+        "div",
+        { class: `tool-result${isError ? " failed" : ""}` },
+        h("span", { class: "quiet" }, label),
+        h("pre", {}, text),
+      ),
+    );
   } else if (!confirm && isRunning) {
     card.append(h("p", { class: "quiet" }, t("toolRuns")));
   }
@@ -23,7 +34,12 @@ export function toolCard({ call, result, isRunning, confirm }) {
 function form(call, confirm) {
   const problem = h("p", { class: "field-error", hidden: true, role: "alert" });
   const rows = Math.min(12, pretty(call.arguments).split("\n").length + 1);
-  const input = h("textarea", { class: "field-input mono", rows, spellcheck: "false", "aria-label": t("toolArguments") });
+  const input = h("textarea", {
+    class: "field-input mono",
+    rows,
+    spellcheck: "false",
+    "aria-label": t("toolArguments"),
+  });
   input.value = confirm.draft ?? pretty(call.arguments);
   input.addEventListener("input", () => (confirm.draft = input.value)); // the card may be drawn anew meanwhile
   const run = () => {
@@ -38,13 +54,19 @@ function form(call, confirm) {
       input.focus();
     }
   };
-  return h("div", { class: "tool-form" },
+  return h(
+    "div",
+    { class: "tool-form" },
     h("p", { class: "quiet" }, t("toolWaits")),
     input,
     problem,
-    h("div", { class: "tool-buttons" },
+    h(
+      "div",
+      { class: "tool-buttons" },
       h("button", { type: "button", class: "button small", onclick: () => confirm.skip() }, t("toolSkip")),
-      h("button", { type: "button", class: "button small primary", onclick: run }, t("toolRun"))));
+      h("button", { type: "button", class: "button small primary", onclick: run }, t("toolRun")),
+    ),
+  );
 }
 
 function pretty(text) {

@@ -59,7 +59,8 @@ export function choose(conversation, message) {
 export function path(conversation, start = null) {
   const messages = [];
   const { byId } = indexOf(conversation);
-  for (let id = start ? start.id : conversation.first; id !== null; id = byId.get(id).next) messages.push(byId.get(id));
+  for (let id = start ? start.id : conversation.first; id !== null; id = byId.get(id).next)
+    messages.push(byId.get(id));
   return messages;
 }
 
@@ -123,7 +124,8 @@ export function requestMessages(system, messages, { withThoughts = true } = {}) 
     if (message.role === "assistant") {
       if (isBlank(message)) continue;
       const answer = { role: "assistant", content: message.content };
-      if (withThoughts && (message.reasoning_content ?? "").trim()) answer.reasoning_content = message.reasoning_content;
+      if (withThoughts && (message.reasoning_content ?? "").trim())
+        answer.reasoning_content = message.reasoning_content;
       if (message.tool_calls?.length) {
         answer.tool_calls = message.tool_calls.map(({ id, name, arguments: text }) => ({
           id,
