@@ -17,8 +17,10 @@ Face directory. Both come out of `load_model` alike.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -167,6 +169,19 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}:{number} is damaged: delete this line, or mend it") from None
         lines.append(line)
     return lines
+
+
+def count_parameters(model: Any) -> int | None:
+    """Parameters of the architecture that a config.json describes under `model`; None where it is none of ours."""
+    try:
+        return _count(ModelConfig.from_dict(model))
+    except (UserError, TypeError, ValueError, AttributeError):
+        return None
+
+
+@functools.lru_cache
+def _count(config: ModelConfig) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(config)))
 
 
 def is_workdir(path: Path) -> bool:

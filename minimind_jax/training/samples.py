@@ -25,7 +25,7 @@ _ANSWERS, _ANSWER_TOKENS, _PROMPT_TOKENS = 32, 128, 512
 
 
 def show_samples(job: Job, params: Params, step: int, console: TrainingConsole, metrics: MetricsLog | None) -> None:
-    """Prints greedy continuations of `sample_prompts`, in chat stages answers to them; also to samples.jsonl and trackers.
+    """Prints greedy continuations of `sample_prompts`, in chat stages answers to them. Logs them, too.
 
     Called by all processes; all but process 0 wait.
     """
