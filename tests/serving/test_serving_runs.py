@@ -182,8 +182,8 @@ def port(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "id",
-    ["../outside", "%2e%2e/outside", "x/../../outside", "..%2foutside", "way-out", "/etc", "%2fetc", "", ".", "x", "%00",
-     "links/../../outside", "..%5coutside", "x/%E4%B8%AD%20%E6%96%87/", "%ff", "pipe", "x" * 3000],
+    ["../outside", "%2e%2e/outside", "x/../../outside", "..%2foutside", "way-out", "/etc", "%2fetc", "", ".", "x",
+     "%00", "links/../../outside", "..%5coutside", "x/%E4%B8%AD%20%E6%96%87/", "%ff", "pipe", "x" * 3000],
 )  # fmt: skip
 def test_nothing_but_runs_is_read(port, id):
     answer = ask(port, "GET", f"/api/runs/{id}")

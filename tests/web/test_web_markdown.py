@@ -166,7 +166,7 @@ def test_it_is_read_as_commonmark_reads_it(render, text):
         ("**한국어(Korean)**은", "<strong>한국어(Korean)</strong>은"),
         ("**𠮷「野」**屋", "<strong>𠮷「野」</strong>屋"),
         ("请看https://example.com/a，谢谢", "请看" + link("https://example.com/a", "https://example.com/a") + "，谢谢"),
-        ("(see https://example.com/a_(b).)", "(see " + link("https://example.com/a_(b)", "https://example.com/a_(b)") + ".)"),
+        ("(see https://a.test/a_(b).)", "(see " + link("https://a.test/a_(b)", "https://a.test/a_(b)") + ".)"),
         ("**https://example.com**", "<strong>" + link("https://example.com", "https://example.com") + "</strong>"),
         ("[https://example.com](https://example.com/)", link("https://example.com/", "https://example.com")),
         ("![a cat](https://example.com/cat.png)", link("https://example.com/cat.png", "a cat")),

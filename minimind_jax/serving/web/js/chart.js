@@ -9,11 +9,11 @@ const ROWS = 100; // of the table
 const NARROW = 6; // pixels: a shorter drag is a click
 
 export class Chart {
-  // `view` is shared by the charts of a page: {from, to: the part shown, null for all; log}. `onZoom(from, to)` is called
-  // with what the user wants to see, both null for all.
+  // `view` is shared by the charts of a page, {from, to: the part shown, null for all; last: where the longest run ends;
+  // log}. `onZoom(from, to)` is called with what the user wants to see, both null for all.
   constructor(key, { view, onZoom }) {
     Object.assign(this, { key, view, onZoom, curves: [], cursor: null, drag: null });
-    this.title = h("h3");
+    this.title = h("h2");
     this.canvas = h("canvas", { tabindex: "0", role: "img" });
     this.readout = h("div", { class: "readout" });
     this.table = h("details", { class: "table", ontoggle: () => this.fillTable() }, h("summary"));
@@ -51,10 +51,8 @@ export class Chart {
 
   // The part of the axis that is shown.
   range() {
-    const all = this.curves.filter(({ xs }) => xs.length);
-    const [low, high] = [Math.min(...all.map(({ xs }) => xs[0])), Math.max(...all.map(({ xs }) => xs.at(-1)))];
-    const from = this.view.from ?? low;
-    const to = this.view.to ?? high;
+    const from = this.view.from ?? 0;
+    const to = this.view.to ?? this.view.last;
     return to > from ? [from, to] : [from - 1, from + 1];
   }
 
@@ -71,8 +69,9 @@ export class Chart {
       }
     }
     if (low > high) return [this.view.log ? 0.1 : 0, 1];
-    if (this.view.log) return low === high ? [low / 2, high * 2] : [low / (high / low) ** 0.05, high * (high / low) ** 0.05];
-    const margin = (high - low || Math.abs(high) || 1) * 0.06;
+    const isFlat = high - low <= 1e-6 * Math.abs(high); // rounding is no curve
+    if (this.view.log) return isFlat ? [low / 2, high * 2] : [low / (high / low) ** 0.05, high * (high / low) ** 0.05];
+    const margin = (isFlat ? Math.abs(high) || 1 : high - low) * 0.06;
     return [low - margin, high + margin];
   }
 
@@ -241,7 +240,7 @@ export class Chart {
     } else if (event.key === "+" || event.key === "=" || event.key === "-") {
       const middle = this.cursor ?? (from + to) / 2;
       const half = ((to - from) / 2) * (event.key === "-" ? 2 : 0.5);
-      this.onZoom(Math.max(longest[0], middle - half), Math.min(longest[last], middle + half));
+      this.onZoom(Math.max(0, middle - half), Math.min(this.view.last, middle + half));
     } else if (event.key === "Escape") {
       this.onZoom(null, null);
     } else return;

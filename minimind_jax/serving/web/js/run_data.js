@@ -57,6 +57,11 @@ export function points(run, key, axis) {
   };
 }
 
+// Where the run's curves end.
+export function lastOf({ config, metrics }, axis) {
+  return (metrics.at(-1)?.step ?? 0) * (axis === "tokens" ? tokensPerStep(config) : 1);
+}
+
 // Of a batch as it goes to the device, filled rows or not.
 function tokensPerStep({ batch_size: rows, data }) {
   return Number(rows) * Number(data?.max_seq_len) || 1;

@@ -54,7 +54,7 @@ export function showReports(root, runs) {
       return h("tr", {}, h("th", { scope: "row" }, key), h("td", {}, short(before)), h("td", {}, isThere ? short(after) : "–"),
         h("td", {}, isThere ? `${after > before ? "+" : ""}${short(after - before)}` : "–"));
     });
-    const head = ["measure", "before", "after", "change"].map((key) => h("th", { scope: "col" }, t(key)));
+    const head = ["measure", "beforeTraining", "afterTraining", "change"].map((key) => h("th", { scope: "col" }, t(key)));
     const at = report.step === null ? "" : ` · ${t("stepOnly", { step: number(report.step) })}`;
     return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${t("report")}: ${about.id}` },
       h("table", {}, h("caption", {}, about.id + at), h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)));

@@ -6,7 +6,7 @@ import { Connection } from "./connection.js";
 import { askKey, banner } from "./dialogs.js";
 import { h } from "./dom.js";
 import { language, number, setLanguage, t, translate } from "./i18n.js";
-import { measures, points, RunData } from "./run_data.js";
+import { lastOf, measures, points, RunData } from "./run_data.js";
 import { showConfigs, showReports, SamplesView } from "./run_details.js";
 import "./runs_texts.js";
 import { short, smoothed } from "./series.js";
@@ -21,7 +21,7 @@ const SELDOM = 15000; // while none does
 const by = (id) => document.getElementById(id);
 const data = new RunData();
 const settings = { axis: "step", smoothing: 0.6, log: false, ...readObject("runs") };
-const view = { from: null, to: null, log: settings.log === true };
+const view = { from: null, to: null, last: 1, log: settings.log === true };
 const charts = new Map();
 const samples = new SamplesView(by("samples-body"));
 let selected = location.hash.slice(1).split("&").filter(Boolean).map(decode);
@@ -97,7 +97,7 @@ function showAll() {
   samples.show(runs.filter((run) => run.samples.length));
   showConfigs(by("configs"), runs);
   const told = runs.flatMap(({ about, problem, thinned }) => [
-    problem && t("problem", { name: about.id, text: problem }),
+    problem && t("runProblem", { name: about.id, text: problem }),
     thinned && t("thinned", { name: about.id, kept: number(thinned.kept), of: number(thinned.of) }),
   ]).filter(Boolean);
   banner("problem", told.length ? told.join(" ") : null);
@@ -133,6 +133,7 @@ function showCharts() {
   place(by("charts"), MAIN.filter((key) => keys.has(key)));
   place(by("more-charts"), others);
   by("more").hidden = others.length === 0;
+  view.last = Math.max(1, ...runs.map(([, run]) => lastOf(run, settings.axis)));
   for (const key of keys) {
     const isOpen = MAIN.includes(key) || by("more").open;
     if (!isOpen) continue;
@@ -172,7 +173,7 @@ function changed() {
 
 function showTexts() {
   translate(document.body);
-  by("language").textContent = language() === "zh" ? "EN" : "中";
+  by("language").textContent = language() === "zh" ? "English" : "中文";
   showTheme();
   document.title = `${t("trainingRuns")} · minimind-jax`;
   by("smoothing-value").textContent = number(settings.smoothing, 2);
