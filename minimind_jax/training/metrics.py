@@ -20,11 +20,11 @@ class MetricsLog:
 
     def __init__(self, workdir: Workdir, resumed_at: int, trackers: Trackers):
         self._metrics, self._samples = (_Lines(path, resumed_at) for path in (workdir.metrics, workdir.samples))
-        self._report, self._trackers = workdir.report, trackers
+        self._workdir, self._trackers = workdir, trackers
 
     def write_before(self, measures: dict[str, float]) -> None:
         """What was measured before the first step: the rest of the report are the lines that follow."""
-        write_atomically(self._report, json.dumps({"before": measures}, indent=2) + "\n")
+        write_atomically(self._workdir.report, json.dumps({"before": measures}, indent=2) + "\n")
 
     def write(self, line: dict[str, Any]) -> None:
         self._metrics.append(line)

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -260,6 +262,34 @@ def test_everybody_can_use_it(address, new_page, options):
     page.locator("#language").click()
     expect(page.locator("h1")).to_have_text("Training runs" if options.get("locale") else "训练记录")
     assert page.evaluate("getComputedStyle(document.body).colorScheme") in ("light", "dark")
+
+
+@pytest.mark.slow
+def test_a_real_run(new_page, tmp_path):
+    """Twenty steps of the training command, as they come."""
+    texts = [{"text": f"{i} The sea waits. The hill sings."} for i in range(200)]
+    append(tmp_path / "corpus.jsonl", *texts)
+    keys = {
+        "workdir": tmp_path / "out" / "real", "data.path": tmp_path / "corpus.jsonl", "data.cache_dir": tmp_path,
+        "data.max_seq_len": 32, "data.val_fraction": 0.1, "epochs": 0.0, "steps": 20, "batch_size": 8,
+        "model.dim": 32, "model.n_layers": 2, "model.n_heads": 4, "model.n_kv_heads": 2, "mesh.data": 1,
+        "log_every": 1, "eval_every": 10, "save_every": 20, "sample_prompts": "('The sea',)",
+    }  # fmt: skip
+    arguments = [f"--config.{key}={value}" for key, value in keys.items()]
+    (tmp_path / "out").mkdir()
+    with site([], page=Page(runs=RunsDirectory(tmp_path / "out"))) as address:
+        page = new_page()
+        page.goto(address)
+        expect(page.locator("#no-runs")).to_be_visible()
+        command = [sys.executable, "train.py", "--config=configs/pretrain.py", *arguments]
+        subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True)
+        page.reload()
+        expect(page.locator("#runs li")).to_contain_text("step 20 of 20")
+        expect(readout(page, "val_loss")).to_contain_text("at 20")
+        expect(page.locator("#samples dt")).to_have_text(["The sea"])
+        expect(page.locator("#report tbody tr").first).to_contain_text("val_")
+        assert pixels(page, "loss") > 500
+        page.close()
 
 
 def test_both_languages_have_all_texts(page, address):
