@@ -32,11 +32,12 @@ class TaskResult:
       chance: metric -> what guessing scores; a metric without such a level is absent.
       main: the metric for tables, plots and best-so-far.
       groups: (N,) subject, family or language of each item, "" where there is none.
-      records: (N,) one JSON object per item: its id, the prompt, what the model answered or chose, the gold, the scores.
+      records: (N,) one JSON object per item: `id`, `prompt` (a string), `reply` (what the model answered or chose, a
+        string), `gold` (a string or JSON), `scores`, and what else the task knows.
       details: JSON. `value` and `stderr`, where given, are those of the main metric: a summary that is no plain mean.
-        `of` is the number of items that --limit chose from.
-      weights: (N,) where the main metric is a weighted sum of its items' scores plus a constant, else None (a mean).
-        Items of one group are alike, so that groups are the strata of its standard error.
+        `of` is the number of items that --limit chose from. `notes` are sentences to be shown under the table.
+      weights: (N,) positive, where the main metric is sum(weights * scores), but for a constant that `value` knows,
+        and not their mean; the groups are then the strata of its standard error.
     """
 
     task: str
@@ -65,37 +66,53 @@ class TaskResult:
         metric = metric or self.main
         if metric == self.main and "value" in self.details:
             return float(self.details["value"])
-        return float(np.mean(self.scores[metric]))
+        weights = self.weights if metric == self.main else None
+        return float(np.average(self.scores[metric], weights=weights))
 
     def stderr(self, metric: str = "") -> float:
         """Standard error of `mean`: how far it would be off on another draw of items; NaN of a single item."""
         metric = metric or self.main
         if metric == self.main and "stderr" in self.details:
             return float(self.details["stderr"])
+        if metric == self.main and self.weights is not None:
+            return self._weighted_error(self.scores[metric])
         return standard_error(self.scores[metric])
 
-    def difference(self, other: TaskResult) -> Difference:
-        """Of the main metric, this model's minus the other's, paired by item.
+    def difference(self, other: TaskResult, metric: str = "") -> Difference:
+        """Of a metric (the main one, if none is named), this model's minus the other's, paired by item.
 
         The standard error is that of the mean of the items' differences, sd / sqrt(N): what is hard for both models
-        does not blur it. Of a weighted sum it is the square root of the sum over groups of their variances.
+        does not blur it.
 
         Raises:
           ValueError: other items, or another metric.
         """
-        if (self.task, self.main, len(self), list(self.groups)) != (
-            other.task, other.main, len(other), list(other.groups),
-        ):  # fmt: skip
-            raise ValueError(f"{self.task} and {other.task} are not results on the same items")
-        items = self.scores[self.main] - other.scores[other.main]
-        value = self.mean() - other.mean()
-        if self.weights is None:
-            return Difference(value, _sample_error(items))
+        metric = metric or self.main
+        if not self._is_of_same_items(other) or metric not in other.scores:
+            raise ValueError(f"{self.task} and {other.task} are not {metric} of the same items")
+        items = self.scores[metric] - other.scores[metric]
+        weighted = metric == self.main and self.weights is not None
+        error = self._weighted_error(items) if weighted else _sample_error(items)
+        return Difference(self.mean(metric) - other.mean(metric), error)
+
+    def _is_of_same_items(self, other: TaskResult) -> bool:
+        def items(result: TaskResult) -> tuple[Any, ...]:
+            weights = None if result.weights is None else result.weights.tolist()
+            ids = [record.get("id") for record in result.records]
+            return result.task, result.main, list(result.groups), ids, weights
+
+        return items(self) == items(other)
+
+    def _weighted_error(self, values: np.ndarray) -> float:
+        """Of sum(w x), groups being its strata: the root of sum_g n/(n-1) sum_i w_i^2 (x_i - mean_g)^2, n = |g|."""
+        assert self.weights is not None
         variance, groups = 0.0, np.array(self.groups)
         for group in dict.fromkeys(self.groups):
-            weighted = (self.weights * items)[groups == group]
-            variance += len(weighted) * float(np.var(weighted, ddof=1)) if len(weighted) > 1 else math.nan
-        return Difference(value, math.sqrt(variance))
+            w, x = self.weights[groups == group], values[groups == group]
+            if len(x) < 2:
+                return math.nan
+            variance += len(x) / (len(x) - 1) * float(np.sum((w * (x - np.average(x, weights=w))) ** 2))
+        return math.sqrt(variance)
 
     def by_group(self) -> dict[str, tuple[float, float, int]]:
         """Group -> mean of the main metric's scores, its standard error, items; in order of first occurrence."""
