@@ -78,9 +78,6 @@ class AskingTask:
     max_new_tokens: int
     of: int  # problems before --limit
 
-    def __len__(self) -> int:
-        return len(self.problems)
-
     def run(self, model: LoadedModel) -> TaskResult:
         """Asks all problems, on the engine in float32; `options.samples` answers to each.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -32,12 +32,12 @@ class TaskResult:
       chance: metric -> what guessing scores; a metric without such a level is absent.
       main: the metric for tables, plots and best-so-far.
       groups: (N,) subject, family or language of each item, "" where there is none.
-      records: (N,) one JSON object per item: `id`, `prompt` (a string), `reply` (what the model answered or chose, a
+      records: (N,) a JSON object per item: `id`, `prompt` (a string), `reply` (what the model answered or chose, a
         string), `gold` (a string or JSON), `scores`, and what else the task knows.
       details: JSON. `value` and `stderr`, where given, are those of the main metric: a summary that is no plain mean.
         `of` is the number of items that --limit chose from. `notes` are sentences to be shown under the table.
-      weights: (N,) positive, where the main metric is sum(weights * scores), but for a constant that `value` knows,
-        and not their mean; the groups are then the strata of its standard error.
+      weights: metric -> (N,) positive, where it is sum(weights * scores) and not their mean, but for a constant that
+        `value` knows; the groups are then the strata of its standard error.
     """
 
     task: str
@@ -47,12 +47,11 @@ class TaskResult:
     groups: Sequence[str]
     records: Sequence[Mapping[str, Any]]
     details: Mapping[str, Any] = field(default_factory=dict)
-    weights: np.ndarray | None = None
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        lengths = {len(self.records), len(self.groups), *map(len, self.scores.values())}
-        if self.weights is not None:
-            lengths.add(len(self.weights))
+        arrays = (*self.scores.values(), *self.weights.values())
+        lengths = {len(self.records), len(self.groups), *map(len, arrays)}
         if len(lengths) != 1 or lengths == {0}:
             raise ValueError(f"scores, groups and records of {self.task} have {sorted(lengths)} items")
         if self.main not in self.scores:
@@ -66,8 +65,8 @@ class TaskResult:
         metric = metric or self.main
         if metric == self.main and "value" in self.details:
             return float(self.details["value"])
-        if metric == self.main and self.weights is not None:
-            return float(self.weights @ self.scores[metric])
+        if metric in self.weights:
+            return float(self.weights[metric] @ self.scores[metric])
         return float(np.mean(self.scores[metric]))
 
     def stderr(self, metric: str = "") -> float:
@@ -75,9 +74,7 @@ class TaskResult:
         metric = metric or self.main
         if metric == self.main and "stderr" in self.details:
             return float(self.details["stderr"])
-        if metric == self.main and self.weights is not None:
-            return self._weighted_error(self.scores[metric])
-        return standard_error(self.scores[metric])
+        return self._error(metric, self.scores[metric], standard_error)
 
     def difference(self, other: TaskResult, metric: str = "") -> Difference:
         """Of a metric (the main one, if none is named), this model's minus the other's, paired by item.
@@ -89,27 +86,29 @@ class TaskResult:
           ValueError: other items, or another metric.
         """
         metric = metric or self.main
-        if not self._is_of_same_items(other) or metric not in other.scores:
+        if not self._shares_items(other, metric):
             raise ValueError(f"{self.task} and {other.task} are not {metric} of the same items")
         items = self.scores[metric] - other.scores[metric]
-        weighted = metric == self.main and self.weights is not None
-        error = self._weighted_error(items) if weighted else _sample_error(items)
-        return Difference(self.mean(metric) - other.mean(metric), error)
+        return Difference(self.mean(metric) - other.mean(metric), self._error(metric, items, _sample_error))
 
-    def _is_of_same_items(self, other: TaskResult) -> bool:
+    def _shares_items(self, other: TaskResult, metric: str) -> bool:
         def items(result: TaskResult) -> tuple[Any, ...]:
-            weights = None if result.weights is None else result.weights.tolist()
+            weights = result.weights[metric].tolist() if metric in result.weights else None
             ids = [record.get("id") for record in result.records]
-            return result.task, result.main, list(result.groups), ids, weights
+            return result.task, metric in result.scores, list(result.groups), ids, weights
 
         return items(self) == items(other)
 
-    def _weighted_error(self, values: np.ndarray) -> float:
-        """Of sum(w x), groups being its strata: the root of sum_g n/(n-1) sum_i w_i^2 (x_i - mean_g)^2, n = |g|."""
-        assert self.weights is not None
+    def _error(self, metric: str, values: np.ndarray, of_mean: Callable[[np.ndarray], float]) -> float:
+        """Standard error of `values` (N,) taken together as the metric's scores are.
+
+        Of a weighted sum: the root of sum_g n/(n-1) sum_i w_i^2 (x_i - mean_g)^2, over the n items i of each group g.
+        """
+        if metric not in self.weights:
+            return of_mean(values)
         variance, groups = 0.0, np.array(self.groups)
         for group in dict.fromkeys(self.groups):
-            w, x = self.weights[groups == group], values[groups == group]
+            w, x = self.weights[metric][groups == group], values[groups == group]
             if len(x) < 2:
                 return math.nan
             variance += len(x) / (len(x) - 1) * float(np.sum((w * (x - np.average(x, weights=w))) ** 2))

@@ -26,6 +26,7 @@ class TaskOptions:
     temperature: float = 0.0
     pass_at: tuple[int, ...] = ()  # the k of pass@k; () = 1 and `samples`
     max_new_tokens: int | None = None  # None = the task's own
+    batch_tokens: int | None = None  # padded tokens in one forward pass; None = the task's own
 
 
 class Task(Protocol):
@@ -34,9 +35,6 @@ class Task(Protocol):
     @property
     def name(self) -> str:
         """As `TaskResult.task` has it."""
-
-    def __len__(self) -> int:
-        """Its items, after --limit."""
 
     def run(self, model: LoadedModel) -> TaskResult:
         """Runs a model on all items. Raises UserError where that is impossible with this model."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minimind_jax.errors import UserError
 from minimind_jax.evaluation.exact_answers import open_exact, open_gsm8k
+from minimind_jax.evaluation.loss_task import open_loss
+from minimind_jax.evaluation.questions_task import open_questions
 from minimind_jax.evaluation.task import Task, TaskOptions
 from minimind_jax.evaluation.tool_calls import open_tool_calls
 
@@ -19,7 +22,7 @@ class TaskKind:
 
     Attributes:
       open: makes the task; reads and checks its files. Raises UserError.
-      what: one line for the user.
+      what: a few words for the user.
       reads: what its path names, such as "a GSM8K jsonl file"; "" for a task that needs no file.
       takes: fields of `TaskOptions` that it heeds, besides `path` and `limit`.
     """
@@ -30,20 +33,30 @@ class TaskKind:
     takes: frozenset[str] = frozenset()
 
 
+_SHOTS = frozenset({"shots", "shots_from"})
 _ASKING = frozenset({"samples", "temperature", "pass_at", "max_new_tokens", "chat"})
 
 TASKS: dict[str, TaskKind] = {
+    "loss": TaskKind(
+        open_loss,
+        "nats per target token and bits per byte",
+        "a file of texts or conversations",
+        frozenset({"batch_tokens"}),
+    ),
+    "questions": TaskKind(
+        open_questions,
+        "exact answers to generated questions",
+        "a questions.jsonl as `python -m minimind_jax.data.generate` writes it",
+        frozenset({"chat"}),
+    ),
     "gsm8k": TaskKind(
         open_gsm8k,
-        "grade-school maths: the number at the end",
+        "grade-school maths, the number at the end",
         "a GSM8K jsonl file (question, answer ending in #### number)",
-        _ASKING | {"shots", "shots_from"},
+        _ASKING | _SHOTS,
     ),
     "exact": TaskKind(
-        open_exact,
-        "questions with one right answer",
-        "a jsonl file of questions with an `answer`",
-        _ASKING | {"shots", "shots_from"},
+        open_exact, "questions with one right answer", "a jsonl file of questions with an `answer`", _ASKING | _SHOTS
     ),
     "toolcall": TaskKind(
         open_tool_calls, "calls of functions, scored per call", "a jsonl file of conversations with tools", _ASKING
@@ -58,6 +71,7 @@ _FLAGS = {
     "temperature": "--temperature",
     "pass_at": "--k",
     "max_new_tokens": "--max-new-tokens",
+    "batch_tokens": "--batch-tokens",
 }
 
 
@@ -68,27 +82,66 @@ def open_task(spec: str, options: TaskOptions) -> Task:
       options: `path` is used where the spec has none.
 
     Raises:
-      UserError: no such task, a path that is missing or too much, an option that the task does not heed, or what is
-        wrong with its files.
+      UserError: no such task, a path that is missing or too much, an option that the task does not heed or a value that
+        makes no sense, or what is wrong with its files.
     """
-    name, _, path = spec.partition(":")
+    return open_tasks([spec], options)[0]
+
+
+def open_tasks(specs: Sequence[str], options: TaskOptions) -> list[Task]:
+    """The tasks of all specs; each gets the options that it heeds. Raises as `open_task`; no task heeds an option."""
+    kinds = {spec: _kind(spec) for spec in specs}
+    _check(options)
+    for field, flag in _FLAGS.items():
+        if _is_set(options, field) and not any(field in kind.takes for kind in kinds.values()):
+            names = " and ".join(f"--task {spec.partition(':')[0]}" for spec in specs)
+            raise UserError(f"{flag} means nothing to {names}: leave it away")
+    return [kind.open(_options_of(spec, kind, options)) for spec, kind in kinds.items()]
+
+
+def _kind(spec: str) -> TaskKind:
+    name = spec.partition(":")[0]
     if name not in TASKS:
-        raise UserError(f"--task {spec}: there is no task {name!r}, there are {', '.join(sorted(TASKS))}")
-    kind = TASKS[name]
-    if path:
-        options = dataclasses.replace(options, path=Path(path))
-    if kind.reads and options.path is None:
+        raise UserError(f"--task {spec}: there is no task {name!r}, there are {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def _options_of(spec: str, kind: TaskKind, options: TaskOptions) -> TaskOptions:
+    name, _, own_path = spec.partition(":")
+    path = Path(own_path) if own_path else options.path
+    if kind.reads and path is None:
         raise UserError(f"--task {name} reads {kind.reads}: write --task {name}:PATH")
-    if not kind.reads and options.path is not None:
-        raise UserError(f"--task {name} needs no file: leave {options.path} away")
-    refuse_others(f"--task {name}", options, kind.takes)
-    if options.limit is not None and options.limit < 1:
-        raise UserError(f"--limit {options.limit} must be at least 1")
-    return kind.open(options)
+    if not kind.reads and path is not None:
+        raise UserError(f"--task {name} needs no file: leave {path} away")
+    unheeded: dict[str, Any] = {
+        field.name: field.default
+        for field in dataclasses.fields(TaskOptions)
+        if field.name in _FLAGS and field.name not in kind.takes
+    }
+    return dataclasses.replace(options, path=path, **unheeded)
 
 
-def refuse_others(task: str, options: TaskOptions, takes: frozenset[str]) -> None:
-    """Raises UserError for an option that is set and means nothing to the task."""
-    for field in dataclasses.fields(TaskOptions):
-        if field.name in _FLAGS and field.name not in takes and getattr(options, field.name) != field.default:
-            raise UserError(f"{_FLAGS[field.name]} means nothing to {task}: leave it away")
+def _is_set(options: TaskOptions, field: str) -> bool:
+    return bool(getattr(options, field) != getattr(TaskOptions(), field))
+
+
+def _check(options: TaskOptions) -> None:
+    """Raises UserError for values that make no sense, whatever the task."""
+    for flag, value, least in (
+        ("--limit", options.limit, 1),
+        ("--shots", options.shots, 0),
+        ("--samples", options.samples, 1),
+        ("--max-new-tokens", options.max_new_tokens, 1),
+        ("--batch-tokens", options.batch_tokens, 1),
+    ):
+        if value is not None and value < least:
+            raise UserError(f"{flag}={value} must be at least {least}")
+    if options.samples > 1 and options.temperature == 0:
+        raise UserError(f"--samples {options.samples} of greedy decoding are all alike: add --temperature, such as 0.8")
+    for k in options.pass_at:
+        if not 1 <= k <= options.samples:
+            raise UserError(f"--k {k} is not from 1 to --samples {options.samples}: draw more samples")
+    if options.pass_at and options.samples == 1:
+        raise UserError("--k belongs to --samples of more than 1: add that, or leave --k away")
+    if options.shots_from is not None and not options.shots:
+        raise UserError("--shots-from belongs to --shots: add the number of examples")
