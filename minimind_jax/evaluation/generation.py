@@ -50,7 +50,7 @@ def write_answers(
     if not wanted:
         return answers
     pieces: queue.SimpleQueue[tuple[int, int, Piece]] = queue.SimpleQueue()
-    progress, n_done, n_tokens = Progress(what, len(wanted)), 0, 0
+    progress, n_done = Progress(what, len(wanted)), 0
     texts = {pair: "" for pair in wanted}
     counts = dict.fromkeys(wanted, 0)
     with Engine(model.config, model.params, model.tokenizer, max_queue=len(wanted)) as engine:
@@ -64,14 +64,13 @@ def write_answers(
             i, k, piece = pieces.get()
             texts[i, k] += piece.text
             counts[i, k] += len(piece.tokens)
-            n_tokens += len(piece.tokens)
             if piece.finish_reason in ("error", "cancelled"):
                 raise UserError(f"generation failed: {piece.error or 'the engine was closed'}")
             if piece.finish_reason:
                 answers[i][k] = Answer(texts.pop((i, k)), counts[i, k], piece.finish_reason)
                 n_done += 1
-                progress.update(n_done, n_tokens)
-    progress.close(n_tokens)
+                progress.update(n_done)
+    progress.close()
     return answers
 
 

@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from minimind_jax.errors import UserError
 from minimind_jax.evaluation.file import evaluate_file
 from minimind_jax.evaluation.result import TaskResult
 from minimind_jax.evaluation.scoring import BATCH_TOKENS
@@ -25,6 +24,7 @@ class LossTask:
 
     path: Path
     batch_tokens: int
+    limit: int | None
 
     @property
     def name(self) -> str:
@@ -32,7 +32,7 @@ class LossTask:
 
     def run(self, model: LoadedModel) -> TaskResult:
         """Raises UserError as `evaluate_file`. Details are those of `TextScore`."""
-        score = evaluate_file(model, self.path, self.batch_tokens)
+        score = evaluate_file(model, self.path, self.batch_tokens, self.limit)
         numbers, nats, targets, n_bytes = score.by_document
         scores = {"bits_per_byte": nats / math.log(2) / n_bytes, "loss": nats / targets}
         weights = {"bits_per_byte": n_bytes / n_bytes.sum(), "loss": targets / targets.sum()}
@@ -40,13 +40,13 @@ class LossTask:
         records = [{"id": i, "nats": nat, "target_tokens": n, "bytes": size} for i, nat, n, size in rows]
         details = dataclasses.asdict(score)
         del details["by_document"]
+        if self.limit is not None:
+            details["notes"] = [f"at most {self.limit} records, evenly spread over {self.path}"]
         return TaskResult(self.name, scores, {}, "bits_per_byte", [""] * len(nats), records, details, weights)
 
 
 def open_loss(options: TaskOptions) -> LossTask:
-    """The file is read when a model runs: its tokenizer says what a document is. Raises UserError for --limit."""
+    """The file is read when a model runs: its tokenizer says what a document is."""
     assert options.path is not None
-    if options.limit is not None:
-        raise UserError("--limit means nothing to --task loss, which scores the whole file: leave it away")
     batch_tokens = BATCH_TOKENS if options.batch_tokens is None else options.batch_tokens
-    return LossTask(options.path, batch_tokens)
+    return LossTask(options.path, batch_tokens, options.limit)

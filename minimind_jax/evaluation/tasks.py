@@ -110,7 +110,7 @@ def _options_of(spec: str, kind: TaskKind, options: TaskOptions) -> TaskOptions:
     name, _, own_path = spec.partition(":")
     path = Path(own_path) if own_path else options.path
     if kind.reads and path is None:
-        raise UserError(f"--task {name} reads {kind.reads}: write --task {name}:PATH")
+        raise UserError(f"--task {name} reads {kind.reads}: write --task {name}:PATH, or add --data PATH")
     if not kind.reads and path is not None:
         raise UserError(f"--task {name} needs no file: leave {path} away")
     unheeded: dict[str, Any] = {
