@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from minimind_jax.errors import UserError
+from minimind_jax.evaluation.benchmarks import BENCHMARKS, open_choices
 from minimind_jax.evaluation.exact_answers import open_exact, open_gsm8k
 from minimind_jax.evaluation.task import Task, TaskOptions
 from minimind_jax.evaluation.tool_calls import open_tool_calls
@@ -48,6 +50,10 @@ TASKS: dict[str, TaskKind] = {
     "toolcall": TaskKind(
         open_tool_calls, "calls of functions, scored per call", "a jsonl file of conversations with tools", _ASKING
     ),
+}
+TASKS |= {
+    name: TaskKind(functools.partial(open_choices, name), what, reads, frozenset({"chat", "shots", "shots_from"}))
+    for name, (what, reads) in BENCHMARKS.items()
 }
 
 _FLAGS = {
