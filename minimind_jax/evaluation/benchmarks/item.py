@@ -88,5 +88,9 @@ def label_field(record: Mapping[str, Any], field: str, labels: Sequence[str]) ->
 
 
 def no_answer(record: Mapping[str, Any], field: str) -> LineError:
-    what = f"`{field}` is empty" if field in record else f"lacks `{field}`, has {name_keys(record)}"
+    """The error of a record that lacks the field with its answer, or has nothing there."""
+    value = record.get(field)
+    what = f"`{field}` is {'empty' if value in (None, '') else repr(value)}"
+    if field not in record:
+        what = f"lacks `{field}`, has {name_keys(record)}"
     return LineError(f"{what}: without answers nothing can be scored, take a split that has them, such as validation")
