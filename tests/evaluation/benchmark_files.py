@@ -31,9 +31,12 @@ def exam_rows(n: int, seed: int) -> list[list[str]]:
     return rows
 
 
-def write_ceval(root: Path, subjects: dict[str, int], dev: int = 5) -> Path:
+def write_ceval(root: Path, subjects: dict[str, int], dev: int = 5, explanation: bool = True) -> Path:
     for seed, (subject, n) in enumerate(subjects.items()):
-        for split, rows, extra in (("val", exam_rows(n, seed), []), ("dev", exam_rows(dev, 100 + seed), ["解析，略"])):
+        for split, rows, extra in (
+            ("val", exam_rows(n, seed), []),
+            ("dev", exam_rows(dev, 100 + seed), ["解析，略"] if explanation else []),
+        ):
             header = ["id", "question", "A", "B", "C", "D", "answer", *(["explanation"] if extra else [])]
             _csv(
                 root / split / f"{subject}_{split}.csv", header, [[str(i), *row, *extra] for i, row in enumerate(rows)]
