@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minimind_jax.errors import UserError
+from minimind_jax.evaluation.benchmarks import BENCHMARKS, open_choices
 from minimind_jax.evaluation.exact_answers import open_exact, open_gsm8k
 from minimind_jax.evaluation.loss_task import open_loss
 from minimind_jax.evaluation.questions_task import open_questions
@@ -61,6 +63,10 @@ TASKS: dict[str, TaskKind] = {
     "toolcall": TaskKind(
         open_tool_calls, "calls of functions, scored per call", "a jsonl file of conversations with tools", _ASKING
     ),
+}
+TASKS |= {
+    name: TaskKind(functools.partial(open_choices, name), what, reads, frozenset({"chat", "shots", "shots_from"}))
+    for name, (what, reads) in BENCHMARKS.items()
 }
 
 _FLAGS = {
