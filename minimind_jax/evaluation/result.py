@@ -66,8 +66,9 @@ class TaskResult:
         metric = metric or self.main
         if metric == self.main and "value" in self.details:
             return float(self.details["value"])
-        weights = self.weights if metric == self.main else None
-        return float(np.average(self.scores[metric], weights=weights))
+        if metric == self.main and self.weights is not None:
+            return float(self.weights @ self.scores[metric])
+        return float(np.mean(self.scores[metric]))
 
     def stderr(self, metric: str = "") -> float:
         """Standard error of `mean`: how far it would be off on another draw of items; NaN of a single item."""

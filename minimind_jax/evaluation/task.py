@@ -31,7 +31,9 @@ class TaskOptions:
 class Task(Protocol):
     """A task that was opened: its items are read and known to be good."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As `TaskResult.task` has it."""
 
     def __len__(self) -> int:
         """Its items, after --limit."""

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minimind_jax.errors import UserError
+from minimind_jax.evaluation.exact_answers import open_exact, open_gsm8k
 from minimind_jax.evaluation.task import Task, TaskOptions
+from minimind_jax.evaluation.tool_calls import open_tool_calls
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,25 @@ class TaskKind:
     takes: frozenset[str] = frozenset()
 
 
-TASKS: dict[str, TaskKind] = {}
+_ASKING = frozenset({"samples", "temperature", "pass_at", "max_new_tokens", "chat"})
+
+TASKS: dict[str, TaskKind] = {
+    "gsm8k": TaskKind(
+        open_gsm8k,
+        "grade-school maths: the number at the end",
+        "a GSM8K jsonl file (question, answer ending in #### number)",
+        _ASKING | {"shots", "shots_from"},
+    ),
+    "exact": TaskKind(
+        open_exact,
+        "questions with one right answer",
+        "a jsonl file of questions with an `answer`",
+        _ASKING | {"shots", "shots_from"},
+    ),
+    "toolcall": TaskKind(
+        open_tool_calls, "calls of functions, scored per call", "a jsonl file of conversations with tools", _ASKING
+    ),
+}
 
 _FLAGS = {
     "shots": "--shots",
