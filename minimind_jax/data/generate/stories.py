@@ -138,12 +138,13 @@ _FILLINGS: dict[str, Sequence[Word | Thing]] = {
 # The lowest and highest operand of the slots that are drawn one by one; n is halved, so that the number is even.
 _RANGES = {**{slot: (0, len(_FILLINGS[slot]) - 1) for slot in "ocft"}, "n": (2, 6)}
 _NAMES_OF_SLOTS = {"he": "p", "him": "p", "his": "p", "He": "p", "ac": "c", "m": "o"}
-_USED = tuple(
+# Of each plot, the slots whose fillings are its operands, in their order.
+USED_SLOTS = tuple(
     sorted({_NAMES_OF_SLOTS.get(slot, slot) for _, slot, _, _ in Formatter().parse(plot.zh + plot.en) if slot})
     for plot in PLOTS
 )
 
-_PROMPTS = {"zh": "{story}\n问题：{question}", "en": "{story}\nQuestion: {question}"}
+PROMPTS = {"zh": "{story}\n问题：{question}", "en": "{story}\nQuestion: {question}"}
 _PRONOUNS = (
     {"zh": {"he": "他"}, "en": {"he": "he", "him": "him", "his": "his", "He": "He"}},
     {"zh": {"he": "她"}, "en": {"he": "she", "him": "her", "his": "her", "He": "She"}},
@@ -156,14 +157,15 @@ def _draw_story(rng: Random) -> Operands:
     p, q = distinct(rng, len(NAMES), 2)
     place, elsewhere = distinct(rng, len(PLOTS[number].places), 2)
     drawn = {"p": p, "q": q, "l": place, "k": elsewhere}
-    return (number, *(drawn[slot] if slot in drawn else between(rng, *_RANGES[slot]) for slot in _USED[number]))
+    return (number, *(drawn[slot] if slot in drawn else between(rng, *_RANGES[slot]) for slot in USED_SLOTS[number]))
 
 
-def _slots(operands: Operands, language: Language) -> dict[str, str]:
+def slots_of(operands: Operands, language: Language) -> dict[str, str]:
+    """What fills the slots of the plot's texts and questions."""
     number, *values = operands
     places = PLOTS[number].places
     slots: dict[str, str] = {}
-    for slot, value in zip(_USED[number], values, strict=True):
+    for slot, value in zip(USED_SLOTS[number], values, strict=True):
         if slot == "n":
             slots["n"] = str(2 * value)
         elif slot in "lk":
@@ -213,16 +215,16 @@ def _asked(rng: Random, plot: Plot, slots: dict[str, str], language: Language) -
 
 def _render_story(rng: Random, operands: Operands, language: Language) -> Text:
     plot = PLOTS[operands[0]]
-    slots = _slots(operands, language)
+    slots = slots_of(operands, language)
     story = (plot.zh if language == "zh" else plot.en).format_map(slots)
     question, answer, wrong, also = _asked(rng, plot, slots, language)
-    return Text(_PROMPTS[language].format(story=story, question=question), answer, story, wrong, also)
+    return Text(PROMPTS[language].format(story=story, question=question), answer, story, wrong, also)
 
 
 def follow_up(rng: Random, operands: Operands, language: Language, first: str) -> tuple[str, str]:
     """A second question (and its answer) about a story whose first question is in the prompt `first`."""
     plot = PLOTS[operands[0]]
-    slots = _slots(operands, language)
+    slots = slots_of(operands, language)
     while True:
         question, answer, _, _ = _asked(rng, plot, slots, language)
         if not first.endswith(question):
