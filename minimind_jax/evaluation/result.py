@@ -95,9 +95,9 @@ class TaskResult:
         def items(result: TaskResult) -> tuple[Any, ...]:
             weights = result.weights[metric].tolist() if metric in result.weights else None
             ids = [record.get("id") for record in result.records]
-            return result.task, metric in result.scores, list(result.groups), ids, weights
+            return result.task, list(result.groups), ids, weights
 
-        return items(self) == items(other)
+        return metric in self.scores.keys() & other.scores.keys() and items(self) == items(other)
 
     def _error(self, metric: str, values: np.ndarray, of_mean: Callable[[np.ndarray], float]) -> float:
         """Standard error of `values` (N,) taken together as the metric's scores are.
