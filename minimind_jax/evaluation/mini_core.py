@@ -124,6 +124,5 @@ def mini_core_result(sets: Sequence[MatchedSet], tables: Sequence[np.ndarray], o
     ]
     value = float(np.mean([task["value"] for task in tasks.values()]))
     details = {"value": value, "version": VERSION, "tasks": tasks, **parts, "of": of}
-    return TaskResult(
-        "mini_core", {"centred_acc": acc}, {"centred_acc": 0.0}, "centred_acc", groups, records, details, weights
-    )
+    metric = "centred_acc"
+    return TaskResult("mini_core", {metric: acc}, {metric: 0.0}, metric, groups, records, details, {metric: weights})

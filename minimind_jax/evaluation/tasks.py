@@ -13,6 +13,7 @@ from minimind_jax.errors import UserError
 from minimind_jax.evaluation.benchmarks import BENCHMARKS, open_choices
 from minimind_jax.evaluation.exact_answers import open_exact, open_gsm8k
 from minimind_jax.evaluation.loss_task import open_loss
+from minimind_jax.evaluation.mini_core import open_mini_core
 from minimind_jax.evaluation.questions_task import open_questions
 from minimind_jax.evaluation.task import Task, TaskOptions
 from minimind_jax.evaluation.tool_calls import open_tool_calls
@@ -63,6 +64,7 @@ TASKS: dict[str, TaskKind] = {
     "toolcall": TaskKind(
         open_tool_calls, "calls of functions, scored per call", "a jsonl file of conversations with tools", _ASKING
     ),
+    "mini_core": TaskKind(open_mini_core, "bilingual mean over generated tasks, for small models", ""),
 }
 TASKS |= {
     name: TaskKind(functools.partial(open_choices, name), what, reads, frozenset({"chat", "shots", "shots_from"}))
