@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 
@@ -126,7 +127,7 @@ def _notes(comparison: Comparison) -> list[str]:
     notes = []
     for label, results in zip(comparison.tasks, comparison.results, strict=True):
         if (of := results[0].details.get("of", 0)) > len(results[0]):
-            notes.append(f"{label}: {len(results[0])} of {of} items, evenly spread over them")
+            notes.append(f"{label}: {len(results[0])} of {of} items, always the same ones")
         by_model = [list(result.details.get("notes", ())) for result in results]
         of_all = [note for note in by_model[0] if all(note in own for own in by_model)]
         notes += [f"{label}: {note}" for note in of_all]
@@ -154,7 +155,7 @@ def _mark(score: float) -> str:
 def _text(gold: object) -> str:
     if isinstance(gold, list) and gold and all(isinstance(text, str) for text in gold):
         return " | ".join(gold)
-    return str(gold)
+    return gold if isinstance(gold, str) else json.dumps(gold, ensure_ascii=False)
 
 
 def _clip(text: str) -> str:

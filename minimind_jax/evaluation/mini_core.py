@@ -19,6 +19,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -105,11 +106,11 @@ def mini_core_result(sets: Sequence[MatchedSet], tables: Sequence[np.ndarray], o
         for group in sizes
         if len(values := centred[np.array(groups) == group])
     }
-    parts = {
+    parts: dict[str, float] = {
         language: float(np.mean([task["value"] for group, task in tasks.items() if group.endswith(f"-{language}")]))
         for language in LANGUAGES
     }
-    records = [
+    records: list[dict[str, Any]] = [
         {
             "id": one.id,
             "prompt": one.shots + one.contexts[0],

@@ -71,7 +71,7 @@ def test_two_models_on_two_tasks(run, places, tmp_path):
     assert [t["task"] for t in written["tasks"]] == ["exact", "loss"]
     exact, loss = written["tasks"]
     assert [r["items"] for r in exact["results"]] == [4, 4] and exact["results"][0]["details"]["of"] == 9
-    assert "exact: 4 of 9 items, evenly spread over them" in said
+    assert "exact: 4 of 9 items, always the same ones" in said
 
     by_model = [evaluate_file(random_model(CONFIG, seed=seed, scale=3), places / "texts.jsonl") for seed in (0, 1)]
     for score, result in zip(by_model, loss["results"], strict=True):
