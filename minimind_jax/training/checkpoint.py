@@ -57,20 +57,25 @@ def newest_readable(workdir: Workdir) -> int:
 
 
 class Checkpointer:
-    """Keeps the last `keep` checkpoints, and that of step `landmark`, if there is one, besides."""
+    """Keeps the last `keep` checkpoints, and besides those of step `landmark` and of `keep_step`, if there are such."""
 
     def __init__(self, workdir: Workdir, keep: int, landmark: int | None = None):
         self._workdir = workdir
         self._saving = -1
         landmarks = [] if landmark is None else [landmark]
+        self._best = CustomSteps([])
         # A save that was killed leaves a temporary directory as large as a checkpoint.
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy([LatestN(keep), CustomSteps(landmarks)]),
+            preservation_policy=AnyPreservationPolicy([LatestN(keep), CustomSteps(landmarks), self._best]),
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._add_checksums),
         )
         self._manager = ocp.CheckpointManager(workdir.checkpoints.absolute(), options=options)
+
+    def keep_step(self, step: int) -> None:
+        """From the next save on, the checkpoint of this step is kept, and that of the step named before no longer."""
+        self._best.steps = [step]
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
