@@ -55,20 +55,21 @@ class SetKind:
       draw: a candidate, or None where the draw came to nothing.
       sets: how many in each language.
       copies: the contexts in which a continuation stands already: "none" (what only repeats words would be misled),
-        "own" (as an answer does in its story), "all" (so that which words stand there tells nothing).
+        "own" (as an answer does in its story), "any" (what comes next may be the word that always does).
     """
 
     name: str
     draw: Draw
     sets: int
-    copies: Literal["none", "own", "all"] = "none"
+    copies: Literal["none", "own", "any"] = "none"
 
 
-def make_sets(kind: SetKind, language: Language, seed: int) -> list[MatchedSet]:
-    """The sets of one task in one language, no two alike; a pure function of its arguments."""
+def make_sets(kind: SetKind, language: Language, seed: int, most: int | None = None) -> list[MatchedSet]:
+    """The sets of one task in one language, no two alike, or the first `most`; a pure function of its arguments."""
+    wanted = kind.sets if most is None else min(most, kind.sets)
     rng = Random(zlib.crc32(f"{seed} {kind.name} {language}".encode()))
     made: dict[tuple[frozenset[str], frozenset[str]], MatchedSet] = {}
-    for _ in range(_TRIES * kind.sets):
+    for _ in range(_TRIES * wanted):
         drawn = kind.draw(rng, language)
         if drawn is None or not _is_fair(drawn, kind.copies):
             continue
@@ -76,9 +77,9 @@ def make_sets(kind: SetKind, language: Language, seed: int) -> list[MatchedSet]:
         if key not in made:
             name = f"{kind.name}-{language}-{len(made) + 1:03d}"
             made[key] = MatchedSet(name, kind.name, language, drawn.shots, tuple(drawn.contexts), tuple(drawn.choices))
-        if len(made) == kind.sets:
+        if len(made) == wanted:
             return list(made.values())
-    raise AssertionError(f"{kind.name} has fewer than {kind.sets} sets in {language}")
+    raise AssertionError(f"{kind.name} has fewer than {wanted} sets in {language}")
 
 
 def digest(sets: Sequence[MatchedSet]) -> str:
@@ -89,7 +90,7 @@ def digest(sets: Sequence[MatchedSet]) -> str:
 def _is_fair(drawn: Drawn, copies: str) -> bool:
     """Whether contexts and choices differ, and each choice stands in the contexts that `copies` names, no others."""
     k, bare = len(drawn.contexts), [choice.strip(_CLOSING + " ") for choice in drawn.choices]
-    if len(set(drawn.contexts)) < k or len(set(bare)) < k:
+    if len(set(drawn.contexts)) < k or len(set(bare)) < k or not all(bare):
         return False
     for j, choice in enumerate(bare):
         found = [stands_in(choice, context) for context in drawn.contexts]

@@ -38,9 +38,9 @@ _TIE = 1e-6  # nats
 
 
 @functools.cache
-def mini_core_sets() -> tuple[MatchedSet, ...]:
-    """All sets, task by task, Chinese before English."""
-    return tuple(one for kind in KINDS for language in LANGUAGES for one in make_sets(kind, language, _SEED))
+def mini_core_sets(each: int | None = None) -> tuple[MatchedSet, ...]:
+    """All sets, task by task, Chinese before English, or the first `each` of each task and language."""
+    return tuple(one for kind in KINDS for language in LANGUAGES for one in make_sets(kind, language, _SEED, each))
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,10 @@ class MiniCore:
 
 def open_mini_core(options: TaskOptions) -> MiniCore:
     """`options.limit` sets, as many of each task and language as go: at least two, for their standard error."""
-    sets = mini_core_sets()
-    if options.limit is None or options.limit >= len(sets):
-        return MiniCore(sets, len(sets))
-    strata: dict[str, list[MatchedSet]] = {}
-    for one in sets:
-        strata.setdefault(stratum(one), []).append(one)
-    each = max(2, options.limit // len(strata))
-    return MiniCore([one for of_stratum in strata.values() for one in of_stratum[:each]], len(sets))
+    of = len(LANGUAGES) * sum(kind.sets for kind in KINDS)
+    if options.limit is None or options.limit >= of:
+        return MiniCore(mini_core_sets(), of)
+    return MiniCore(mini_core_sets(max(2, options.limit // (len(LANGUAGES) * len(KINDS)))), of)
 
 
 def stratum(one: MatchedSet) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Hashable, Sequence
 from random import Random
-from string import Formatter
 
 from minimind_jax.data.generate import FAMILIES, Item, plain_prompt
-from minimind_jax.data.generate.item import Language, Operands, below, distinct, pick, shuffled
-from minimind_jax.data.generate.lexicon import COUNTS, NAMES, OBJECTS, THINGS
+from minimind_jax.data.generate.item import Language, Operands, below, between, distinct, pick
 from minimind_jax.data.generate.stories import PLOTS, PROMPTS, STORY, USED_SLOTS, slots_of
 from minimind_jax.evaluation.matched_sets import Draw, Drawn, SetKind, open_end, solved, stands_in
 
@@ -58,62 +55,57 @@ def _wording(item: Item) -> Hashable:
     return item.statement.replace(item.answer, "@")
 
 
-def _wording_of_numbers(item: Item) -> Hashable:
-    return re.sub(r"\d+", "#", item.statement)
+# Where texts are cut: before a space, and in Chinese after marks and particles, for there a word has ended.
+_ENDS = "，。、：的了是在去和有把就给“”"
+_CHUNK = {"zh": re.compile(f"[^{_ENDS}]*[{_ENDS}]+|[^{_ENDS}]+$"), "en": re.compile(r" ?[^ ]+")}
+_OTHER_FAMILIES = [family for family in FAMILIES if family is not STORY]
+
+Texts = Callable[[Random, Language], Sequence[str]]
 
 
-def _step_of_calendar(item: Item) -> Hashable:
-    """Forward or back by how many; None where a month's days are asked for."""
-    return None if item.operands[-1] == "days" else item.operands[-1]
+def _statement_texts(rng: Random, language: Language) -> Sequence[str]:
+    families = [_OTHER_FAMILIES[i] for i in distinct(rng, len(_OTHER_FAMILIES), 4)]
+    return [family.sample(rng, "val", language).statement for family in families]
 
 
-def _calendar(rng: Random, language: Language) -> Drawn | None:
-    return pick(rng, (_WEEKDAYS, _MONTHS))(rng, language)
+def _question_texts(rng: Random, language: Language) -> Sequence[str]:
+    families = [_OTHER_FAMILIES[i] for i in distinct(rng, len(_OTHER_FAMILIES), 4)]
+    return [family.sample(rng, "val", language).question for family in families]
 
 
-_WEEKDAYS, _MONTHS = (_statements(name, 3, _step_of_calendar, shots=0) for name in ("weekday", "month"))
+def _story_texts(rng: Random, language: Language) -> Sequence[str]:
+    return [_text(_held_out_story(rng, number), language) for number in distinct(rng, len(PLOTS), 4)]
 
 
-def _agreement(rng: Random, language: Language) -> Drawn | None:
-    """English: one thing or several of them. Chinese: which thing a measure word is for."""
-    if language == "en":
-        thing, n = pick(rng, (*THINGS, *OBJECTS)), COUNTS[2 + below(rng, 8)].en
-        before = pick(rng, ("I can see {n}", "There was only {n}", "They came with {n}", "She told us about {n}"))
-        return Drawn([before.format(n="one"), before.format(n=n)], [f" {thing.en}.", f" {thing.plural}."])
-    things = [THINGS[i] for i in distinct(rng, len(THINGS), 4)]
-    if any(a.measures[0] in b.measures for a, b in itertools.permutations(things, 2)):
-        return None
-    before, n = (
-        pick(rng, ("我看见{n}{m}", "那里只有{n}{m}", "他们带来了{n}{m}", "她说起{n}{m}")),
-        COUNTS[1 + below(rng, 9)].zh,
-    )
-    return Drawn([before.format(n=n, m=thing.measures[0]) for thing in things], [f"{thing.zh}。" for thing in things])
+def _next(texts: Texts) -> Draw:
+    """Texts of four kinds, each up to somewhere, and what comes next there: two words, or in Chinese about as much."""
+    n = {"zh": 1, "en": 2}
+
+    def draw(rng: Random, language: Language) -> Drawn | None:
+        cut = []
+        for text in texts(rng, language):
+            chunks = _CHUNK[language].findall(text)
+            if len(chunks) < 1 + n[language]:
+                return None
+            at = between(rng, 1, len(chunks) - n[language])
+            cut.append(("".join(chunks[:at]), "".join(chunks[at : at + n[language]])))
+        contexts, choices = zip(*cut, strict=True)
+        return Drawn(contexts, choices)
+
+    return draw
 
 
-_FIRST_OR_LAST = re.compile("first|last|第一个|最后一个")
-
-
-def _lists(rng: Random, language: Language) -> Drawn | None:
-    """One list, asked for its first and for its last word."""
-    family = _FAMILIES["lists"]
-    operands = family.sample(rng, "val", language).operands
-    ends = [open_end(family.item(rng, operands, language)) for _ in range(2)]
-    if ends[0] is None or ends[1] is None:
-        return None
-    wanted = _FIRST_OR_LAST.sub("@", ends[0][0])
-    if wanted != _FIRST_OR_LAST.sub("@", ends[1][0]):
-        return None
-    contexts, choices = zip(*ends, strict=True)
-    examples = [
-        *solved(family, language, 2, lambda item: _ends_in(item, 0), "first"),
-        *solved(family, language, 2, lambda item: _ends_in(item, -1), "last"),
-    ]
-    return Drawn(contexts, choices, "".join(f"{example.statement}\n" for example in examples))
-
-
-def _ends_in(item: Item, position: int) -> bool:
-    """Whether the statement ends in its list's word at this position."""
-    return open_end(item) is not None and item.answer == THINGS[item.operands[position]].of(item.language)
+def _halves(rng: Random, language: Language) -> Drawn | None:
+    """Four statements of different families, each up to its middle, and the rest of it."""
+    cut = []
+    for text in _statement_texts(rng, language):
+        chunks = _CHUNK[language].findall(text)
+        if len(chunks) < 2:
+            return None
+        middle = min(range(1, len(chunks)), key=lambda at: abs(len("".join(chunks[:at])) - len(text) / 2))
+        cut.append(("".join(chunks[:middle]), "".join(chunks[middle:])))
+    contexts, choices = zip(*cut, strict=True)
+    return Drawn(contexts, choices)
 
 
 def _held_out_story(rng: Random, number: int, people: tuple[int, int] | None = None) -> Operands:
@@ -159,85 +151,14 @@ def _reading(rng: Random, language: Language) -> Drawn:
     return Drawn(contexts, choices, _solved_story(language))
 
 
-def _who(rng: Random, language: Language) -> Drawn | None:
-    """A story, and the same with its two people in each other's place."""
-    number = below(rng, len(PLOTS))
-    questions = [question for question in PLOTS[number].questions if question[2] in "pq"]
-    if not questions:
-        return None
-    question, half = pick(rng, questions), len(NAMES) // 2
-    men_or_women = half * below(rng, 2)  # both the same, for the pronouns
-    p, q = (men_or_women + i for i in distinct(rng, half, 2))
-    operands = _held_out_story(rng, number, (p, q))
-    swapped = [*operands]
-    at = [1 + USED_SLOTS[number].index(slot) for slot in "pq"]
-    swapped[at[0]], swapped[at[1]] = operands[at[1]], operands[at[0]]
-    if STORY.split_of(tuple(swapped)) != "val":
-        return None
-    contexts, choices = zip(*(_asked(o, language, question) for o in (operands, tuple(swapped))), strict=True)
-    return Drawn(contexts, choices, _solved_story(language))
-
-
-def _endings(rng: Random, language: Language) -> Drawn:
-    """Stories of several plots about the same two people, and the last sentence of each."""
-    p, q = distinct(rng, len(NAMES), 2)
-    stop = "。" if language == "zh" else ". "
-    cut = []
-    for number in distinct(rng, len(PLOTS), 4):
-        *story, last = _text(_held_out_story(rng, number, (p, q)), language).strip(stop).rsplit(stop, 1)
-        cut.append((story[0] + stop.strip(), ("" if language == "zh" else " ") + last + stop.strip()))
-    contexts, choices = zip(*cut, strict=True)
-    return Drawn(contexts, choices)
-
-
-# Slots by the kind of word that fills them; a set has one of each of four kinds.
-_KINDS_OF_WORD = ("pq", "lk", "o", "c", "n", "f", "t")
-
-
-def _words(rng: Random, language: Language) -> Drawn | None:
-    """Beginnings of stories, and the word that comes next in each: a person, a place, a colour, a number ..."""
-    beginnings = []
-    for kind in shuffled(rng, _KINDS_OF_WORD)[:4]:
-        beginning = _beginning(rng, kind, language)
-        if beginning is None:
-            return None
-        beginnings.append(beginning)
-    contexts, choices = zip(*beginnings, strict=True)
-    return Drawn(contexts, choices)
-
-
-def _beginning(rng: Random, kind: str, language: Language) -> tuple[str, str] | None:
-    """A story up to the first word of a kind, and that word."""
-    numbers = [i for i, used in enumerate(USED_SLOTS) if set(used) & set(kind)]
-    operands = _held_out_story(rng, pick(rng, numbers))
-    slots, plot = slots_of(operands, language), PLOTS[operands[0]]
-    text = ""
-    for literal, slot, _, _ in Formatter().parse(plot.zh if language == "zh" else plot.en):
-        text += literal
-        if slot == "ac" and kind == "c":  # no colour begins with a vowel
-            return f"{text}a", f" {slots['c']}"
-        if slot and slot in kind and text.strip():
-            context = text.rstrip(" ")
-            return context, text[len(context) :] + slots[slot]
-        text += slots[slot] if slot else ""
-    return None
-
-
-def _kinds() -> Sequence[SetKind]:
-    return (
-        SetKind("words", _words, 100),
-        SetKind("agreement", _agreement, 100),
-        SetKind("repeat", _statements("repeat", 4, _wording, shots=2), 100, "own"),
-        SetKind("reading", _reading, 100, "own"),
-        SetKind("endings", _endings, 100),
-        SetKind("calendar", _calendar, 100),
-        SetKind("definition", _statements("definition", 4, _after_the_fact, shots=2), 100),
-        SetKind("opposites", _statements("opposites", 4, _after_the_fact, shots=2), 100),
-        SetKind("translation", _statements("translation", 4, _after_the_fact, shots=2), 100),
-        SetKind("lists", _lists, 100, "all"),
-        SetKind("who", _who, 100, "all"),
-        SetKind("arithmetic", _statements("arithmetic", 4, _wording_of_numbers, shots=2), 100),
-    )
-
-
-KINDS = _kinds()
+KINDS = (
+    SetKind("statements", _next(_statement_texts), 150, "any"),
+    SetKind("questions", _next(_question_texts), 150, "any"),
+    SetKind("stories", _next(_story_texts), 150, "any"),
+    SetKind("halves", _halves, 150, "any"),
+    SetKind("repeat", _statements("repeat", 4, _wording, shots=2), 100, "own"),
+    SetKind("reading", _reading, 100, "own"),
+    SetKind("definition", _statements("definition", 4, _after_the_fact, shots=2), 100),
+    SetKind("opposites", _statements("opposites", 4, _after_the_fact, shots=2), 100),
+    SetKind("translation", _statements("translation", 4, _after_the_fact, shots=2), 100),
+)
