@@ -70,16 +70,15 @@ class ChoiceTask:
             by_sum = int(np.argmax(scores.logprobs))
             by_mean = int(np.argmax(scores.logprobs / [len(choice) for choice in item.choices]))
             chosen.append(by_sum)
+            right = {"acc": float(by_sum == item.gold), "acc_norm": float(by_mean == item.gold)}
             record: dict[str, Any] = {
                 "id": item.id,
                 "prompt": item.prompt,
+                "reply": item.choices[by_sum if self.main == "acc" else by_mean],
+                "gold": item.choices[item.gold],
+                "scores": right,
                 "choices": list(item.choices),
-                "gold": item.gold,
                 "logprobs": scores.logprobs.tolist(),
-                "chosen": by_sum,
-                "chosen_norm": by_mean,
-                "acc": float(by_sum == item.gold),
-                "acc_norm": float(by_mean == item.gold),
             }
             records.append(record | ({"truncated": True} if scores.truncated else {}))
         items = [question.item for question in self.questions]
@@ -96,7 +95,7 @@ class ChoiceTask:
         metrics = ("acc", "acc_norm")
         return TaskResult(
             task=self.name,
-            scores={metric: np.array([record[metric] for record in records]) for metric in metrics},
+            scores={metric: np.array([record["scores"][metric] for record in records]) for metric in metrics},
             chance=dict.fromkeys(metrics, chance),
             main=self.main,
             groups=[item.group for item in items],
@@ -119,8 +118,6 @@ def open_choices(name: str, options: TaskOptions) -> ChoiceTask:
     """
     if options.path is None:
         raise UserError(f"--task {name} reads a file: write --task {name}:PATH")
-    if options.shots < 0:
-        raise UserError(f"--shots {options.shots} is negative")
     if name in EXAMS:
         items = read_exam(options.path, EXAMS[name])
         descriptions, main = [EXAMS[name].describe(item.group) for item in items], "acc"
