@@ -3,6 +3,7 @@
 import json
 import random
 
+import processes_helpers as ph
 import pytest
 import training_helpers as th
 
@@ -71,7 +72,7 @@ def test_resumed_run_has_the_same_scores_and_best(tmp_path, run):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     options = {"data__val_fraction": 0.1, "optim__schedule": "constant", "best": "task/mini_core", "keep_best": True}
     run(whole, **options | {"keep": 1, "save_every": 0})
-    run(halves, **options | {"keep": 1, "save_every": 0, "steps": 6})
+    run(halves, **options | {"keep": 1, "save_every": 0, "steps": 8})
     run(halves, **options | {"keep": 1, "save_every": 0})
     assert scores(whole) == scores(halves)
     assert best_steps(whole) == best_steps(halves) == expected_best(scores(whole))
@@ -136,3 +137,15 @@ def test_best_so_far_is_the_strict_extreme_of_what_was_measured(metric):
         sign = 1 if higher_is_better(metric) else -1
         value, step = max(values, key=lambda one: (sign * one[0], -one[1]))
         assert following.best == Best(metric, step, value)
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_scores_and_on_the_best(tmp_path, corpus, cache):
+    """One process runs the tasks; both save the checkpoint of a new best."""
+    workdir = tmp_path / "run"
+    keys = OPTIONS | {"mesh__data": 1, "mesh__fsdp": 2, "save_every": 0, "keep": 1, "keep_best": True}
+    ph.succeed(ph.start(cache, th.overrides(workdir, corpus, **keys)))
+    assert best_steps(workdir) == expected_best(scores(workdir))
+    assert th.checkpoint_steps(workdir) == sorted({STEPS, best_steps(workdir)[-1]})
+    result = open_task("mini_core", TaskOptions(limit=LIMIT)).run(load_model(workdir, STEPS))
+    assert scores(workdir)[STEPS] == pytest.approx(result.mean())
