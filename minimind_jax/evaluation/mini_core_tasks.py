@@ -6,33 +6,33 @@ import re
 from collections.abc import Callable, Hashable, Sequence
 from random import Random
 
-from minimind_jax.data.generate import FAMILIES, Item, plain_prompt
+from minimind_jax.data.generate import FAMILIES, Family, Item, plain_prompt
 from minimind_jax.data.generate.item import Language, Operands, below, between, distinct, pick
-from minimind_jax.data.generate.stories import PLOTS, PROMPTS, STORY, USED_SLOTS, slots_of
+from minimind_jax.data.generate.stories import PLOTS, PROMPTS, STORY, slots_of
+from minimind_jax.data.generate.strings import REPEAT
+from minimind_jax.data.generate.words import DEFINITION, OPPOSITES_FAMILY, TRANSLATION
 from minimind_jax.evaluation.matched_sets import Draw, Drawn, SetKind, open_end, solved, stands_in
 
-_FAMILIES = {family.name: family for family in FAMILIES}
+_K = 4  # contexts of a set
+_SHOTS = 2
 _MOST_DRAWS = 500  # for the rest of a set, once its first item is there
 
 
-def _statements(name: str, k: int, form: Callable[[Item], Hashable], shots: int) -> Draw:
-    """k statements of a family that end in their answers, all of one form, after `shots` more of that form."""
-    family = _FAMILIES[name]
+def _statements(family: Family, form: Callable[[Item], Hashable]) -> Draw:
+    """Statements of a family that end in their answers, all of one form, after training examples of that form."""
 
     def draw(rng: Random, language: Language) -> Drawn | None:
         items: list[Item] = []
         for _ in range(_MOST_DRAWS):
             item = family.sample(rng, "val", language)
-            if open_end(item) is None or form(item) is None:
-                continue
-            if all(form(item) == form(other) and _exclude(item, other) for other in items):
+            if open_end(item) and all(form(item) == form(other) and _exclude(item, other) for other in items):
                 items.append(item)
-            if len(items) == k:
+            if len(items) == _K:
                 break
         else:
             return None
         wanted = form(items[0])
-        examples = solved(family, language, shots, lambda item: form(item) == wanted, wanted)
+        examples = solved(family, language, _SHOTS, lambda item: form(item) == wanted, wanted)
         shown = "".join(f"{example.statement}\n" for example in examples)
         if any(stands_in(item.answer, shown) for item in items):
             return None
@@ -43,15 +43,17 @@ def _statements(name: str, k: int, form: Callable[[Item], Hashable], shots: int)
 
 
 def _exclude(a: Item, b: Item) -> bool:
-    """Whether neither's answer would do for the other."""
+    """Whether neither's answer would do for the other's statement."""
     return a.answer not in b.accepted and b.answer not in a.accepted
 
 
 def _after_the_fact(item: Item) -> Hashable:
+    """What is asked of a fact, and how."""
     return item.operands[1:]
 
 
 def _wording(item: Item) -> Hashable:
+    """The statement around its answer."""
     return item.statement.replace(item.answer, "@")
 
 
@@ -63,18 +65,22 @@ _OTHER_FAMILIES = [family for family in FAMILIES if family is not STORY]
 Texts = Callable[[Random, Language], Sequence[str]]
 
 
+def _items(rng: Random, language: Language) -> list[Item]:
+    """Held-out items of different families, stories left out."""
+    families = [_OTHER_FAMILIES[i] for i in distinct(rng, len(_OTHER_FAMILIES), _K)]
+    return [family.sample(rng, "val", language) for family in families]
+
+
 def _statement_texts(rng: Random, language: Language) -> Sequence[str]:
-    families = [_OTHER_FAMILIES[i] for i in distinct(rng, len(_OTHER_FAMILIES), 4)]
-    return [family.sample(rng, "val", language).statement for family in families]
+    return [item.statement for item in _items(rng, language)]
 
 
 def _question_texts(rng: Random, language: Language) -> Sequence[str]:
-    families = [_OTHER_FAMILIES[i] for i in distinct(rng, len(_OTHER_FAMILIES), 4)]
-    return [family.sample(rng, "val", language).question for family in families]
+    return [item.question for item in _items(rng, language)]
 
 
 def _story_texts(rng: Random, language: Language) -> Sequence[str]:
-    return [_text(_held_out_story(rng, number), language) for number in distinct(rng, len(PLOTS), 4)]
+    return [_text(_held_out_story(rng, number), language) for number in distinct(rng, len(PLOTS), _K)]
 
 
 def _next(texts: Texts) -> Draw:
@@ -96,7 +102,7 @@ def _next(texts: Texts) -> Draw:
 
 
 def _halves(rng: Random, language: Language) -> Drawn | None:
-    """Four statements of different families, each up to its middle, and the rest of it."""
+    """Statements of different families, each up to its middle, and the rest of it."""
     cut = []
     for text in _statement_texts(rng, language):
         chunks = _CHUNK[language].findall(text)
@@ -108,17 +114,12 @@ def _halves(rng: Random, language: Language) -> Drawn | None:
     return Drawn(contexts, choices)
 
 
-def _held_out_story(rng: Random, number: int, people: tuple[int, int] | None = None) -> Operands:
-    """Operands of a story of that plot, about these two, if they are given."""
+def _held_out_story(rng: Random, number: int) -> Operands:
+    """Operands of a story of that plot."""
     while True:
-        operands = list(STORY.draw(rng))
-        if operands[0] != number:
-            continue
-        if people:
-            for slot, person in zip("pq", people, strict=True):
-                operands[1 + USED_SLOTS[number].index(slot)] = person
-        if STORY.split_of(tuple(operands)) == "val":
-            return tuple(operands)
+        operands = STORY.draw(rng)
+        if operands[0] == number and STORY.split_of(operands) == "val":
+            return operands
 
 
 def _text(operands: Operands, language: Language) -> str:
@@ -146,7 +147,7 @@ def _reading(rng: Random, language: Language) -> Drawn:
     """Stories of one plot with other people, things and places, and one question about them."""
     number = below(rng, len(PLOTS))
     question = pick(rng, PLOTS[number].questions)
-    asked = [_asked(_held_out_story(rng, number), language, question) for _ in range(4)]
+    asked = [_asked(_held_out_story(rng, number), language, question) for _ in range(_K)]
     contexts, choices = zip(*asked, strict=True)
     return Drawn(contexts, choices, _solved_story(language))
 
@@ -156,9 +157,9 @@ KINDS = (
     SetKind("questions", _next(_question_texts), 150, "any"),
     SetKind("stories", _next(_story_texts), 150, "any"),
     SetKind("halves", _halves, 150, "any"),
-    SetKind("repeat", _statements("repeat", 4, _wording, shots=2), 100, "own"),
+    SetKind("repeat", _statements(REPEAT, _wording), 100, "own"),
     SetKind("reading", _reading, 100, "own"),
-    SetKind("definition", _statements("definition", 4, _after_the_fact, shots=2), 100),
-    SetKind("opposites", _statements("opposites", 4, _after_the_fact, shots=2), 100),
-    SetKind("translation", _statements("translation", 4, _after_the_fact, shots=2), 100),
+    SetKind("definition", _statements(DEFINITION, _after_the_fact), 100),
+    SetKind("opposites", _statements(OPPOSITES_FAMILY, _after_the_fact), 100),
+    SetKind("translation", _statements(TRANSLATION, _after_the_fact), 100),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -30,9 +31,9 @@ class BestSoFar:
             self.update(line["step"], line)
 
     def update(self, step: int, values: Mapping[str, Any]) -> bool:
-        """Whether these values are the best so far: strictly better than all before. A value of None is none."""
+        """Whether these values are the best so far: strictly better than all before. None and NaN are none."""
         value = values.get(self.metric)
-        if value is None:
+        if value is None or not math.isfinite(value):
             return False
         if self.best:
             gain = value - self.best.value if higher_is_better(self.metric) else self.best.value - value

@@ -1,6 +1,7 @@
 """Tasks during training, the best evaluation so far, and the checkpoint that is kept for it."""
 
 import json
+import math
 import random
 
 import processes_helpers as ph
@@ -127,13 +128,13 @@ def test_bad_requests_are_refused_before_anything_is_written(tmp_path, run, keys
 @pytest.mark.parametrize("metric", ["val_loss", "val_rewards/accuracies", "task/mini_core", "task/loss"])
 def test_best_so_far_is_the_strict_extreme_of_what_was_measured(metric):
     rng = random.Random(0)
-    lines = [{"step": i, metric: rng.choice([None, 1.0, 2.0, 3.0, 4.0])} for i in range(1, 9)]
+    lines = [{"step": i, metric: rng.choice([None, math.nan, 1.0, 2.0, 3.0, 4.0])} for i in range(1, 9)]
     lines.append({"step": 9})
     for cut in range(len(lines)):
         following = BestSoFar(metric, lines[:cut])
         for line in lines[cut:]:
             following.update(line["step"], line)
-        values = [(line[metric], line["step"]) for line in lines if line.get(metric) is not None]
+        values = [(line[metric], line["step"]) for line in lines if line.get(metric) in (1, 2, 3, 4)]
         sign = 1 if higher_is_better(metric) else -1
         value, step = max(values, key=lambda one: (sign * one[0], -one[1]))
         assert following.best == Best(metric, step, value)

@@ -138,8 +138,7 @@ _FILLINGS: dict[str, Sequence[Word | Thing]] = {
 # The lowest and highest operand of the slots that are drawn one by one; n is halved, so that the number is even.
 _RANGES = {**{slot: (0, len(_FILLINGS[slot]) - 1) for slot in "ocft"}, "n": (2, 6)}
 _NAMES_OF_SLOTS = {"he": "p", "him": "p", "his": "p", "He": "p", "ac": "c", "m": "o"}
-# Of each plot, the slots whose fillings are its operands, in their order.
-USED_SLOTS = tuple(
+_USED = tuple(
     sorted({_NAMES_OF_SLOTS.get(slot, slot) for _, slot, _, _ in Formatter().parse(plot.zh + plot.en) if slot})
     for plot in PLOTS
 )
@@ -157,7 +156,7 @@ def _draw_story(rng: Random) -> Operands:
     p, q = distinct(rng, len(NAMES), 2)
     place, elsewhere = distinct(rng, len(PLOTS[number].places), 2)
     drawn = {"p": p, "q": q, "l": place, "k": elsewhere}
-    return (number, *(drawn[slot] if slot in drawn else between(rng, *_RANGES[slot]) for slot in USED_SLOTS[number]))
+    return (number, *(drawn[slot] if slot in drawn else between(rng, *_RANGES[slot]) for slot in _USED[number]))
 
 
 def slots_of(operands: Operands, language: Language) -> dict[str, str]:
@@ -165,7 +164,7 @@ def slots_of(operands: Operands, language: Language) -> dict[str, str]:
     number, *values = operands
     places = PLOTS[number].places
     slots: dict[str, str] = {}
-    for slot, value in zip(USED_SLOTS[number], values, strict=True):
+    for slot, value in zip(_USED[number], values, strict=True):
         if slot == "n":
             slots["n"] = str(2 * value)
         elif slot in "lk":
