@@ -28,7 +28,7 @@ class MetricsLog:
 
     def write(self, line: dict[str, Any]) -> None:
         self._metrics.append(line)
-        scalars = {key: value for key, value in line.items() if key != "step" and value is not None}
+        scalars = {key: value for key, value in line.items() if key not in ("step", "best") and value is not None}
         self._trackers.scalars(scalars, line["step"])
 
     def write_sample(self, prompt: str, text: str, step: int) -> None:
