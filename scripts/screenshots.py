@@ -5,7 +5,8 @@
     python scripts/screenshots.py --model out/quickstart/dpo --model out/quickstart/sft \
         --suggestions out/quickstart/answers.json --out docs
 
-Writes page_desktop.png, page_dark.png, page_zh.png and page_phone.png. Needs Chromium (or CHROMIUM=PATH) and
+Writes page_desktop.png, page_dark.png, page_zh.png, page_phone.png and, of the training runs beside the first model,
+page_runs.png. Needs Chromium (or CHROMIUM=PATH) and
 Playwright. The answers are the models' own, at temperature 0; everything is asked once before, so that the times shown
 are those of compiled programs.
 """
@@ -35,7 +36,7 @@ def served(models: list[str], suggestions: Path) -> Iterator[str]:
     """The address of a server."""
     arguments = [argument for model in models for argument in ("--model", model)]
     command = [sys.executable, "serve.py", *arguments, "--suggestions", str(suggestions), "--port", "0"]
-    process = subprocess.Popen([*command, "--temperature", "0"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*command, "--runs", str(Path(models[0]).parent), "--temperature", "0"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         for line in process.stdout:
@@ -113,6 +114,14 @@ def phone(browser: Browser, address: str) -> Page:
     return page
 
 
+def runs(browser: Browser, address: str) -> Page:
+    """The runs beside the first model, the first and the second one selected."""
+    page = browser.new_context(viewport={"width": 1280, "height": 1000}, locale="en-US").new_page()
+    page.goto(f"{address}/runs#pretrain&sft")
+    page.locator(".chart .value").first.wait_for()
+    return page
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -126,7 +135,7 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=chromium)
         for take in (desktop, dark, chinese, phone):
             take(browser, address).context.close()
-        for take in (desktop, dark, chinese, phone):
+        for take in (desktop, dark, chinese, phone, runs):
             name = {"chinese": "zh"}.get(take.__name__, take.__name__)
             keep(take(browser, address), args.out / f"page_{name}.png")
         browser.close()

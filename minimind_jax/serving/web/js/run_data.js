@@ -67,6 +67,9 @@ function tokensPerStep({ batch_size: rows, data }) {
   return Number(rows) * Number(data?.max_seq_len) || 1;
 }
 
-function isBestOf({ config }, key) {
-  return config.best ? config.best === key : key === "val_loss";
+// Whether `best` in the lines is by this measure: the recipe's, else the held-out loss, else the first task's.
+function isBestOf({ config, metrics }, key) {
+  if (config.best) return config.best === key;
+  if (metrics.some(({ val_loss: loss }) => loss !== undefined)) return key === "val_loss";
+  return key.startsWith("task/") && key === `task/${String(config.eval_tasks?.[0]).split(":")[0]}`;
 }
