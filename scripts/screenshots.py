@@ -35,8 +35,11 @@ PHONE = {"width": 390, "height": 844}
 def served(models: list[str], suggestions: Path) -> Iterator[str]:
     """The address of a server."""
     arguments = [argument for model in models for argument in ("--model", model)]
+    runs = str(Path(models[0]).parent)
     command = [sys.executable, "serve.py", *arguments, "--suggestions", str(suggestions), "--port", "0"]
-    process = subprocess.Popen([*command, "--runs", str(Path(models[0]).parent), "--temperature", "0"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--runs", runs, "--temperature", "0"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         for line in process.stdout:
