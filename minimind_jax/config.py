@@ -18,6 +18,13 @@ from minimind_jax.errors import UserError
 
 STAGES = ("pretrain", "sft", "dpo")
 TRACKERS = ("tensorboard", "wandb", "swanlab")
+# What `best` may name besides task/NAME, and whether more is better.
+BEST_OF_VALIDATION = {
+    "val_loss": False,
+    "val_bpb": False,
+    "val_rewards/accuracies": True,
+    "val_rewards/margins": True,
+}
 _MAX_SEED = 2**31 - 1  # it goes into jitted code as an int32
 
 
@@ -212,6 +219,10 @@ class Config:
     eval_every: int = 0
     save_every: int = 0
     keep: int = 2
+    eval_tasks: str = ""  # comma-separated: NAME or NAME:PATH, as evaluate.py's --task
+    eval_tasks_limit: int = 0  # items of each; 0 = all
+    best: str = ""  # metric by which evaluations are compared; "" = val_loss, without held-out data the first task
+    keep_best: bool = False
     sample_prompts: tuple[str, ...] = ()
     sft: SftConfig | None = None  # in the recipe of that stage only, like dpo
     dpo: DpoConfig | None = None
@@ -220,6 +231,16 @@ class Config:
     def trackers(self) -> tuple[str, ...]:
         """The names in `log_to`, each once."""
         return tuple(dict.fromkeys(name.strip() for name in self.log_to.split(",") if name.strip()))
+
+    @property
+    def eval_task_specs(self) -> tuple[str, ...]:
+        """The specs in `eval_tasks`, in their order."""
+        return tuple(spec.strip() for spec in self.eval_tasks.split(",") if spec.strip())
+
+    @property
+    def eval_task_names(self) -> tuple[str, ...]:
+        """The names of `eval_tasks`, without paths."""
+        return tuple(spec.partition(":")[0] for spec in self.eval_task_specs)
 
     def to_dict(self) -> dict[str, Any]:
         """All keys that the stage's recipe has."""
@@ -244,7 +265,7 @@ class Config:
             raise UserError("workdir is empty: name the directory that the run shall write to")
         for key in ("batch_size", "accum_steps", "scan_unroll", "keep"):
             at_least(key, getattr(self, key), 1)
-        for key in ("seed", "steps", "epochs", "log_every", "eval_every", "save_every"):
+        for key in ("seed", "steps", "epochs", "log_every", "eval_every", "save_every", "eval_tasks_limit"):
             at_least(key, getattr(self, key), 0)
         if self.seed > _MAX_SEED:
             raise UserError(f"seed={self.seed} must be at most {_MAX_SEED}")
@@ -267,6 +288,7 @@ class Config:
             one_of(f"precision.{key}", value, ("auto", "float32", "bfloat16"))
         for tracker in self.trackers:
             one_of("log_to", tracker, TRACKERS)
+        self._check_evaluation()
         self._check_data()
         self._check_optim()
         for key in ("data", "fsdp"):
@@ -275,6 +297,17 @@ class Config:
                 raise UserError(f"mesh.{key}={size} must be -1 (all remaining devices) or at least 1")
         if self.mesh.data == -1 and self.mesh.fsdp == -1:
             raise UserError("mesh.data and mesh.fsdp are both -1: only one of them can take all remaining devices")
+
+    def _check_evaluation(self) -> None:
+        for key in ("eval_tasks", "best", "keep_best"):
+            if getattr(self, key) and not self.eval_every:
+                raise UserError(f"{key} is set, but eval_every=0 never evaluates: set eval_every to a number of steps")
+        names = self.eval_task_names
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"eval_tasks names {twice} twice: their scores would have one name")
+        measured = (*BEST_OF_VALIDATION, *(f"task/{name}" for name in names))
+        if self.best:
+            one_of("best", self.best, measured)
 
     def _check_data(self) -> None:
         d = self.data
@@ -312,6 +345,11 @@ class Config:
             between(f"optim.{key}", getattr(o, key), 0.0, 1.0)
             if getattr(o, key) == 1:
                 raise UserError(f"optim.{key}=1 never updates Adam's moments: take less than 1")
+
+
+def higher_is_better(metric: str) -> bool:
+    """Which way a metric that `best` may name goes."""
+    return BEST_OF_VALIDATION.get(metric, metric != "task/loss")
 
 
 def cache_directory() -> Path:

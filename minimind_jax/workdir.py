@@ -185,6 +185,14 @@ def tokenizer_directory(path: str | Path) -> Path:
     return Workdir(path).tokenizer if is_workdir(path) else path
 
 
+def split_step(model: str) -> tuple[str, int | None]:
+    """DIR or DIR@STEP, as the user names a checkpoint: the directory, and the step (None: not said)."""
+    directory, at, step = model.rpartition("@")
+    if at and directory and step.isdecimal() and not Path(model).exists():
+        return directory, int(step)
+    return model, None
+
+
 def load_model(path: str | Path, step: int | None = None) -> LoadedModel:
     """Reads a workdir's checkpoint (the last one, or `step`) or a Hugging Face directory.
 

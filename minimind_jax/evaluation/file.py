@@ -14,6 +14,7 @@ from minimind_jax.data.progress import Progress
 from minimind_jax.errors import UserError
 from minimind_jax.evaluation.conversations import score_conversations
 from minimind_jax.evaluation.scoring import BATCH_TOKENS, TextScore
+from minimind_jax.evaluation.task import spread
 from minimind_jax.evaluation.text import score_texts
 from minimind_jax.files import locate
 from minimind_jax.workdir import LoadedModel
@@ -22,7 +23,9 @@ MAX_BAD_SHARE = 0.01
 _CONVERSATIONS = ("conversations", "messages", "instruction", "prompt")  # what the forms of conversations have
 
 
-def evaluate_file(model: LoadedModel, path: Path, batch_tokens: int = BATCH_TOKENS) -> TextScore:
+def evaluate_file(
+    model: LoadedModel, path: Path, batch_tokens: int = BATCH_TOKENS, limit: int | None = None
+) -> TextScore:
     """Scores a file of {"text": ...} records, or one of conversations in any form that SFT reads.
 
     It may have any form that `files` knows. The first record that has a field of theirs says which; then all have to be
@@ -31,6 +34,7 @@ def evaluate_file(model: LoadedModel, path: Path, batch_tokens: int = BATCH_TOKE
     Args:
       path: the file; it is read twice, in bounded memory, so that bad lines are known before the long work.
       batch_tokens: padded tokens in one forward pass; a longer document goes alone.
+      limit: records that are scored, evenly spread over the file; None = all.
 
     Raises:
       UserError: no such file, no usable line, more than 1 % bad lines, a file of pairs or of questions, or what
@@ -46,8 +50,8 @@ def evaluate_file(model: LoadedModel, path: Path, batch_tokens: int = BATCH_TOKE
             except ConversationError as e:
                 raise as_line_error(e) from None
 
-        return _score(model, path, parse, _score_sequences, batch_tokens)
-    return _score(model, path, parse_text, score_texts, batch_tokens)
+        return _score(model, path, parse, _score_sequences, batch_tokens, limit)
+    return _score(model, path, parse_text, score_texts, batch_tokens, limit)
 
 
 def _score_sequences(
@@ -81,6 +85,7 @@ def _score(
     parse: Callable[[bytes], Record],
     score: Callable[..., TextScore],
     batch_tokens: int,
+    limit: int | None,
 ) -> TextScore:
     n_lines, n_bad = 0, 0
     first_bad: list[BadLine] = []
@@ -93,8 +98,11 @@ def _score(
     if warning := check_bad_lines(path, n_lines, n_bad, first_bad, MAX_BAD_SHARE):
         print(warning, flush=True)
 
-    records = (record for _, record in read_jsonl(path, parse) if not isinstance(record, BadLine))
-    progress = Progress(f"scoring {path}", n_lines - n_bad)
+    n_good = n_lines - n_bad
+    chosen = set(spread(range(n_good), limit)) if limit is not None else range(n_good)
+    good = (record for _, record in read_jsonl(path, parse) if not isinstance(record, BadLine))
+    records = (record for number, record in enumerate(good) if number in chosen)
+    progress = Progress(f"scoring {path}", len(chosen))
     result = score(model, records, batch_tokens, progress)
     progress.close(result.target_tokens)
     return dataclasses.replace(result, bad_lines=n_bad)

@@ -98,7 +98,14 @@ def ask(model: LoadedModel, path: Path, *, plain: bool = False, max_new_tokens: 
     Raises:
       UserError: no such file, a line that is no question, no question at all, or what generation raises.
     """
-    questions, options = read_questions(path), Options(max_new_tokens=max_new_tokens)
+    return ask_questions(model, read_questions(path), plain, max_new_tokens)
+
+
+def ask_questions(
+    model: LoadedModel, questions: Sequence[Question], plain: bool, max_new_tokens: int = MAX_NEW_TOKENS
+) -> QuestionsScore:
+    """`ask` of questions that were read."""
+    options = Options(max_new_tokens=max_new_tokens)
     devices = jax.local_devices()
     mesh = Mesh(np.array(devices), ("data",)) if len(devices) > 1 else None
     if plain:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,15 @@ class Document:
     truncated: bool = False  # it was longer
 
 
+class ByDocument(NamedTuple):
+    """The scored documents one by one, each (N,) in order: its number from 0, nats of its targets, these, bytes."""
+
+    number: np.ndarray
+    nats: np.ndarray
+    targets: np.ndarray
+    bytes: np.ndarray
+
+
 @dataclass(frozen=True)
 class TextScore:
     """How well a model predicts the target tokens of held-out documents (texts or conversations)."""
@@ -45,6 +55,7 @@ class TextScore:
     truncated: int  # documents longer than the model's limit, cut there; those without a target before it count too
     longest: int  # tokens of the longest one that was scored, as far as it was
     by_position: tuple[PositionScore, ...]  # loss by place in the document
+    by_document: ByDocument = field(compare=False, repr=False)
     bad_lines: int = 0
 
 
@@ -67,14 +78,17 @@ def score_documents(
     """
     config, params = model.config, jax.device_put(model.params)
     n_documents, n_bytes, truncated, longest = 0, 0, 0, 0
+    of_each: dict[int, tuple[float, int, int]] = {}  # number -> nats, targets, bytes
     nats_at, targets_at = np.zeros(_bucket(config.max_seq_len)), np.zeros(_bucket(config.max_seq_len), np.int64)
 
-    def score(rows: list[Document], bucket: int) -> None:
-        nats, targets = _batch_nats(config, params, rows, bucket, batch_tokens)
-        nats_at[:bucket] += nats
-        targets_at[:bucket] += targets
+    def score(rows: list[tuple[int, Document]], bucket: int) -> None:
+        nats, is_target = _batch_nats(config, params, [document for _, document in rows], bucket, batch_tokens)
+        nats_at[:bucket] += nats.sum(axis=0)
+        targets_at[:bucket] += is_target.sum(axis=0)
+        for (number, document), row, targets in zip(rows, nats, is_target, strict=False):  # then there is filling
+            of_each[number] = (float(row.sum()), int(targets.sum()), document.n_bytes)
 
-    waiting: dict[int, list[Document]] = {}  # by bucket
+    waiting: dict[int, list[tuple[int, Document]]] = {}  # by bucket; with their numbers
     for document in documents:
         n_documents += 1
         truncated += document.truncated
@@ -84,7 +98,7 @@ def score_documents(
         longest = max(longest, len(document.ids))
         bucket = _bucket(len(document.ids) - 1)
         rows = waiting.setdefault(bucket, [])
-        rows.append(document)
+        rows.append((n_documents - 1, document))
         if len(rows) == _rows_per_batch(bucket, batch_tokens):
             score(waiting.pop(bucket), bucket)
             if progress:
@@ -98,6 +112,8 @@ def score_documents(
         )
     if not math.isfinite(nats):
         raise UserError(f"the loss of {model.path} (step {model.step}) is not finite: its weights are broken")
+    numbers = sorted(of_each)
+    each = [np.array(column) for column in zip(*(of_each[number] for number in numbers), strict=True)]
     return TextScore(
         loss=nats / targets,
         bits_per_byte=nats / math.log(2) / n_bytes,
@@ -107,6 +123,7 @@ def score_documents(
         truncated=truncated,
         longest=longest,
         by_position=position_scores(nats_at, targets_at),
+        by_document=ByDocument(np.array(numbers), *each),
     )
 
 
@@ -121,7 +138,7 @@ def _rows_per_batch(bucket: int, batch_tokens: int) -> int:
 def _batch_nats(
     config: ModelConfig, params: Params, rows: list[Document], bucket: int, batch_tokens: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Negative log-likelihood of the targets of `rows` and their number, each summed by position: (bucket,)."""
+    """Negative log-likelihood of the targets, 0 of other tokens, and where they are: (rows of a batch, bucket)."""
     shape = (_rows_per_batch(bucket, batch_tokens), bucket)
     tokens, targets, lengths = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape[0], np.int32)
     is_target = np.zeros(shape, bool)
@@ -131,7 +148,7 @@ def _batch_nats(
         is_target[i, :n] = document.is_target[1:]
     with jax.default_matmul_precision("highest"):  # GPUs would round float32 products to TF32
         logprobs = np.asarray(_logprobs(config, params, tokens, targets, lengths), np.float64)
-    return -np.where(is_target, logprobs, 0.0).sum(axis=0), is_target.sum(axis=0)
+    return -np.where(is_target, logprobs, 0.0), is_target
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -14,13 +14,13 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from flax import serialization
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN, PreservationPolicy
 
 from minimind_jax import checkpoint_files
 from minimind_jax.checkpoint_files import DamagedCheckpointError
@@ -56,21 +56,36 @@ def newest_readable(workdir: Workdir) -> int:
     return 0
 
 
+class _KeptSteps(PreservationPolicy):
+    """Keeps the checkpoints of `steps`, which may change."""
+
+    def __init__(self) -> None:
+        self.steps: set[int] = set()
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [checkpoint.step in self.steps for checkpoint in checkpoints]
+
+
 class Checkpointer:
-    """Keeps the last `keep` checkpoints, and that of step `landmark`, if there is one, besides."""
+    """Keeps the last `keep` checkpoints, and besides those of step `landmark` and of `keep_step`, if there are such."""
 
     def __init__(self, workdir: Workdir, keep: int, landmark: int | None = None):
         self._workdir = workdir
         self._saving = -1
         landmarks = [] if landmark is None else [landmark]
+        self._kept = _KeptSteps()
         # A save that was killed leaves a temporary directory as large as a checkpoint.
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy([LatestN(keep), CustomSteps(landmarks)]),
+            preservation_policy=AnyPreservationPolicy([LatestN(keep), CustomSteps(landmarks), self._kept]),
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._add_checksums),
         )
         self._manager = ocp.CheckpointManager(workdir.checkpoints.absolute(), options=options)
+
+    def keep_step(self, step: int) -> None:
+        """From the next save on, the checkpoint of this step is kept, and that of the step named before no longer."""
+        self._kept.steps = {step}
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()

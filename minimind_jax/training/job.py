@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,7 @@ from minimind_jax.config import Config
 from minimind_jax.data import RowSource
 from minimind_jax.data.rows import step_row_ids
 from minimind_jax.errors import UserError, first_line
+from minimind_jax.evaluation.task import Task
 from minimind_jax.model import abstract_params, init_params
 from minimind_jax.objectives import Batch, Objective
 from minimind_jax.tokenizer import Tokenizer
@@ -49,6 +51,7 @@ class Job:
     total_rows: int | None  # rows of all epochs; None where `steps` decides
     total_steps_before: int  # what the workdir's run aimed at so far
     note: str = ""  # what the user should know of the tokenizer
+    tasks: Sequence[Task] = ()  # of eval_tasks, in process 0
 
     @cached_property
     def layout(self) -> Layout:

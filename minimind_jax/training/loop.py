@@ -11,12 +11,14 @@ import functools
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
+from minimind_jax.model import Params
 from minimind_jax.training import processes
+from minimind_jax.training.best import BestSoFar, best_metric
 from minimind_jax.training.checkpoint import Checkpointer
 from minimind_jax.training.console import TrainingConsole
 from minimind_jax.training.feed import Feed
@@ -27,7 +29,9 @@ from minimind_jax.training.metrics import MetricsLog
 from minimind_jax.training.optimizer import stable_end
 from minimind_jax.training.report import StepReport
 from minimind_jax.training.samples import answer_statistics, show_samples
+from minimind_jax.training.tasks import run_tasks
 from minimind_jax.training.trackers import open_trackers
+from minimind_jax.workdir import read_metrics
 
 
 def train(job: Job) -> None:
@@ -55,9 +59,12 @@ def _train(job: Job, checkpointer: Checkpointer, stop: processes.Stop) -> None:
     metrics = _open_metrics(job, start, console) if processes.first() else None
     train_step = compile_train_step(job, state, console)
     processes.barrier()  # compiling takes one longer than another, and collectives do not wait for ever
-    validate = make_validation(job)
-    if validate and start == 0:
-        meta["before"] = validate(state["params"]) | answer_statistics(job, state["params"])
+    evaluate = _make_evaluation(job, console)
+    best = BestSoFar(best_metric(config, job.val_rows is not None), _lines_so_far(job, start))
+    if config.keep_best and best.best:
+        checkpointer.keep_step(best.best.step)
+    if evaluate and start == 0:
+        meta["before"] = evaluate(state["params"], 0) | answer_statistics(job, state["params"])
         console.say(f"before training: {shown(meta['before'])}")
 
     seq_len, peak = job.rows.seq_len, peak_flops()[0] * job.mesh.size
@@ -86,19 +93,23 @@ def _train(job: Job, checkpointer: Checkpointer, stop: processes.Stop) -> None:
                 log(*before_last, {})
             before_last = (step, numbers)
             finished = stop.after(step) or step == job.total_steps
-            evaluates = validate and config.eval_every and (step % config.eval_every == 0 or step == job.total_steps)
+            evaluates = evaluate and (step % config.eval_every == 0 or step == job.total_steps)
             saves = finished or step == stable or (config.save_every and step % config.save_every == 0)
             if evaluates or saves:
                 jax.block_until_ready(state)
                 with report.paused():
-                    validation = validate(state["params"]) if validate and evaluates else {}
+                    validation = evaluate(state["params"], step) if evaluate and evaluates else {}
                     if validation and step == job.total_steps:
                         validation |= answer_statistics(job, state["params"])
-                log(step, numbers, validation)
+                is_best = best.update(step, validation)
+                if is_best and config.keep_best:
+                    checkpointer.keep_step(step)
+                    saves = True
+                log(step, numbers, validation | ({"best": True} if is_best else {}))
                 before_last = None
                 with report.paused():
                     if evaluates:
-                        console.say(f"step {step}: {shown(validation)}")
+                        console.say(f"step {step}: {shown(validation)}{' (best so far)' if is_best else ''}")
                         show_samples(job, state["params"], step, console, metrics)
                     if saves:
                         if metrics:
@@ -112,7 +123,25 @@ def _train(job: Job, checkpointer: Checkpointer, stop: processes.Stop) -> None:
     if step < job.total_steps:
         console.say(f"stopped by a signal; step {step} is saved: the same command continues from there")
     else:
-        closing_summary(console, job, meta.get("before", {}), last_line, time.time() - began, step - start)
+        closing_summary(console, job, meta.get("before", {}), last_line, time.time() - began, step - start, best.best)
+
+
+def _make_evaluation(job: Job, console: TrainingConsole) -> Callable[[Params, int], dict[str, float]] | None:
+    """Validation and tasks of the parameters after a step; None where nothing is evaluated."""
+    validate = make_validation(job)
+    if not validate and not (job.config.eval_every and job.config.eval_task_specs):
+        return None
+
+    def evaluate(params: Params, step: int) -> dict[str, float]:
+        validation = validate(params) if validate else {}
+        return validation | run_tasks(job, params, step, console)
+
+    return evaluate
+
+
+def _lines_so_far(job: Job, start: int) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl up to the step that training goes on from, in all processes."""
+    return processes.from_first(lambda: [line for line in read_metrics(job.workdir) if line["step"] <= start])
 
 
 def _open_checkpoints(job: Job) -> Checkpointer:

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from minimind_jax.config import Config, MeshConfig, ModelConfig
 from minimind_jax.data import RowSource
 from minimind_jax.errors import UserError
-from minimind_jax.model import param_partition_specs
+from minimind_jax.model import Params, param_partition_specs
 from minimind_jax.objectives import Batch
 from minimind_jax.training import processes
 from minimind_jax.training.layout import BATCH_AXES, LAYERS, divides_layers
@@ -131,3 +131,14 @@ def put_rows(
 
     empty_row = read(np.array([-1], np.int64))
     return {key: build(key, values.shape[1:]) for key, values in empty_row.items()}
+
+
+def whole_on_one_device(mesh: Mesh, params: Params) -> Params:
+    """A copy of the parameters on one device of each process, however they are sharded. Called by all processes."""
+    gather = _gather(mesh)
+    return jax.tree.map(lambda p: (p if p.is_fully_replicated else gather(p)).addressable_data(0), params)
+
+
+@lru_cache(maxsize=1)
+def _gather(mesh: Mesh) -> Any:
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from rich.table import Table
 from minimind_jax.data.open import DOCUMENTS_OF_STAGE
 from minimind_jax.long_context import trained_length, untrained_original_warning
 from minimind_jax.model import count_params, pick_attention
+from minimind_jax.training.best import Best
 from minimind_jax.training.console import TrainingConsole
 from minimind_jax.training.flops import flops_per_token, peak_flops
 from minimind_jax.training.job import Job
@@ -100,7 +102,23 @@ _COMPARED = {
 
 
 def shown(validation: dict[str, float]) -> str:
-    return ", ".join(f"{name} {validation[key]:.4f}" for key, name in _COMPARED.items() if key in validation)
+    return ", ".join(f"{name} {_measured(validation, key)}" for key, name in _compared(validation).items())
+
+
+def _compared(values: Mapping[str, Any]) -> dict[str, str]:
+    """Key -> name of the values that are shown: the known ones, then the tasks."""
+    tasks = {key: key.removeprefix("task/") for key in values if is_task_score(key)}
+    return {key: name for key, name in _COMPARED.items() if key in values} | tasks
+
+
+def is_task_score(key: str) -> bool:
+    """Whether a key of metrics.jsonl is a task's score, not its standard error."""
+    return key.startswith("task/") and not key.endswith("_stderr")
+
+
+def _measured(values: Mapping[str, Any], key: str) -> str:
+    error = values.get(f"{key}_stderr")
+    return _number(values[key]) + ("" if error is None else f" ± {error:.4f}")
 
 
 def closing_summary(
@@ -110,6 +128,7 @@ def closing_summary(
     last: dict[str, Any],
     seconds: float,
     steps: int,
+    best: Best | None,
 ) -> None:
     tokens = steps * job.config.batch_size * job.rows.seq_len
     table = Table(title=f"{job.config.stage}: {job.total_steps} steps", title_justify="left", show_header=False)
@@ -119,10 +138,14 @@ def closing_summary(
         "with evaluation and saving",
     )
     table.add_row("last training loss", _number(last["loss"]))
-    for key, name in _COMPARED.items():
-        if key in last:
-            after = _number(last[key])
-            table.add_row(name, f"{before[key]:.4f} before -> {after} after" if before else after)
+    for key, name in _compared(last).items():
+        after = _measured(last, key)
+        table.add_row(name, f"{_measured(before, key)} before -> {after} after" if key in before else after)
+    if best:
+        name = _compared({best.metric: best.value}).get(best.metric, best.metric)
+        saved = best.step in job.workdir.steps()
+        where = f"saved: --step {best.step} takes it" if saved else "not saved: keep_best=True would keep it"
+        table.add_row("best evaluation", f"{name} {best.value:.4f} at step {best.step}, {where}")
     table.add_row("skipped steps", str(last["skipped"]))
     table.add_row("peak memory", f"{last['peak_memory_gib']:.2f} GiB")
     console.show(table)

@@ -26,7 +26,7 @@ class MetricsLog:
     def write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        scalars = {key: value for key, value in line.items() if key != "step" and value is not None}
+        scalars = {key: value for key, value in line.items() if key not in ("step", "best") and value is not None}
         self._trackers.scalars(scalars, line["step"])
 
     def write_text(self, name: str, text: str, step: int) -> None:

@@ -20,6 +20,7 @@ from minimind_jax.model import pick_attention
 from minimind_jax.objectives import Objective, language_modelling, preference_optimization
 from minimind_jax.tokenizer import Tokenizer, load_tokenizer
 from minimind_jax.training import environment, processes
+from minimind_jax.training.best import check_best
 from minimind_jax.training.checkpoint import newest_readable
 from minimind_jax.training.identity import check_same_run, flatten, identity, locked
 from minimind_jax.training.job import Job, check_memory_error
@@ -27,6 +28,7 @@ from minimind_jax.training.loop import train
 from minimind_jax.training.mesh import check_divisible, make_mesh
 from minimind_jax.training.reference import attach_reference, digest
 from minimind_jax.training.step import compute_dtype
+from minimind_jax.training.tasks import open_eval_tasks
 from minimind_jax.training.trackers import check_trackers
 from minimind_jax.training.vocabulary import fit_vocabulary, load_initial
 from minimind_jax.workdir import TRAINED_KEY, Workdir, read_metrics
@@ -55,6 +57,7 @@ def _run(recipe: Mapping[str, Any], user_set: Collection[str]) -> None:
     environment.prepare(config)
     if processes.first():  # the one that writes
         check_trackers(config.trackers)
+    tasks = open_eval_tasks(config) if processes.first() else ()
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
     # Raises where it cannot be. Processes on unlike cards must not build different programs.
@@ -68,6 +71,7 @@ def _run(recipe: Mapping[str, Any], user_set: Collection[str]) -> None:
     check_room(tokenizer, config)
     with processes.first_alone(token_cache(config.data.cache_dir)):
         rows, val_rows = open_rows(config, tokenizer)
+    check_best(config, val_rows is not None)
     total_rows = count_rows(config.epochs, rows.rows_per_epoch)
     total_steps = config.steps or math.ceil(total_rows / config.batch_size)
 
@@ -96,6 +100,7 @@ def _run(recipe: Mapping[str, Any], user_set: Collection[str]) -> None:
             total_rows=None if config.steps else total_rows,
             total_steps_before=before["total_steps"] if before else total_steps,
             note=note,
+            tasks=tasks,
         )
         if processes.first() and done < total_steps:
             # config.json comes first: it tells the same command, after a kill, that the rest is its own.

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
-import jax
-from jax.sharding import Mesh
-
 from minimind_jax.chat import Conversation, chat_template
 from minimind_jax.data import PairRows
 from minimind_jax.evaluation.answers import describe_answers
@@ -16,7 +10,7 @@ from minimind_jax.model import Params
 from minimind_jax.training import processes
 from minimind_jax.training.console import TrainingConsole
 from minimind_jax.training.job import Job
-from minimind_jax.training.mesh import replicated
+from minimind_jax.training.mesh import whole_on_one_device
 from minimind_jax.training.metrics import MetricsLog
 from minimind_jax.training.step import compute_dtype
 
@@ -74,8 +68,7 @@ def _generate(
     job: Job, params: Params, prompts: list[list[int]], new_tokens: int, temperature: float = 0.0
 ) -> list[list[int]]:
     """Generates on one device of process 0, however the parameters are sharded; [] in the others."""
-    gather = _gather(job.mesh)
-    whole = jax.tree.map(lambda p: (p if p.is_fully_replicated else gather(p)).addressable_data(0), params)
+    whole = whole_on_one_device(job.mesh, params)
     tokens: list[list[int]] = []
     if processes.first():
         tokens = generate(
@@ -88,8 +81,3 @@ def _generate(
         )
     processes.barrier()
     return tokens
-
-
-@lru_cache(maxsize=1)
-def _gather(mesh: Mesh) -> Any:
-    return jax.jit(lambda x: x, out_shardings=replicated(mesh))

@@ -143,7 +143,7 @@ _USED = tuple(
     for plot in PLOTS
 )
 
-_PROMPTS = {"zh": "{story}\n问题：{question}", "en": "{story}\nQuestion: {question}"}
+PROMPTS = {"zh": "{story}\n问题：{question}", "en": "{story}\nQuestion: {question}"}
 _PRONOUNS = (
     {"zh": {"he": "他"}, "en": {"he": "he", "him": "him", "his": "his", "He": "He"}},
     {"zh": {"he": "她"}, "en": {"he": "she", "him": "her", "his": "her", "He": "She"}},
@@ -159,7 +159,8 @@ def _draw_story(rng: Random) -> Operands:
     return (number, *(drawn[slot] if slot in drawn else between(rng, *_RANGES[slot]) for slot in _USED[number]))
 
 
-def _slots(operands: Operands, language: Language) -> dict[str, str]:
+def slots_of(operands: Operands, language: Language) -> dict[str, str]:
+    """What fills the slots of the plot's texts and questions."""
     number, *values = operands
     places = PLOTS[number].places
     slots: dict[str, str] = {}
@@ -213,16 +214,16 @@ def _asked(rng: Random, plot: Plot, slots: dict[str, str], language: Language) -
 
 def _render_story(rng: Random, operands: Operands, language: Language) -> Text:
     plot = PLOTS[operands[0]]
-    slots = _slots(operands, language)
+    slots = slots_of(operands, language)
     story = (plot.zh if language == "zh" else plot.en).format_map(slots)
     question, answer, wrong, also = _asked(rng, plot, slots, language)
-    return Text(_PROMPTS[language].format(story=story, question=question), answer, story, wrong, also)
+    return Text(PROMPTS[language].format(story=story, question=question), answer, story, wrong, also)
 
 
 def follow_up(rng: Random, operands: Operands, language: Language, first: str) -> tuple[str, str]:
     """A second question (and its answer) about a story whose first question is in the prompt `first`."""
     plot = PLOTS[operands[0]]
-    slots = _slots(operands, language)
+    slots = slots_of(operands, language)
     while True:
         question, answer, _, _ = _asked(rng, plot, slots, language)
         if not first.endswith(question):
