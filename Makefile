@@ -1,5 +1,5 @@
 # make quickstart   the whole job, small: data -> tokenizer -> pretraining -> SFT -> DPO -> answers -> export, on a laptop's CPU
-# make demo         a chat server with the quickstart's model
+# make demo         a web page to chat with the quickstart's model, and its training curves: http://127.0.0.1:8998/
 # make test         the tests (a few minutes on two cores)
 PYTHON ?= python3
 VENV := .venv
@@ -20,15 +20,15 @@ quickstart: $(VENV)/.run
 	$(PY) train.py --config configs/quickstart_dpo.py
 	$(PY) -m minimind_jax.training.plot $(QUICK)/pretrain $(QUICK)/sft --out $(QUICK)/curves.png
 	$(PY) -m minimind_jax.training.plot $(QUICK)/dpo
-	$(ASK) --model $(QUICK)/dpo
+	$(ASK) --model $(QUICK)/dpo --json $(QUICK)/answers.json
 	$(PY) -m convert.to_hf --model $(QUICK)/dpo --out $(QUICK)/dpo-hf --force
 	$(PY) -m convert.to_gguf --model $(QUICK)/dpo --out $(QUICK)/dpo.gguf --type q8_0 --force
 	@echo
 	@echo "chat with it:  $(PY) chat.py --model $(QUICK)/dpo"
-	@echo "or serve it:   $(PY) serve.py --model $(QUICK)/dpo    (make demo)"
+	@echo "in a browser:  make demo"
 
 demo: $(VENV)/.run
-	$(PY) serve.py --model $(QUICK)/dpo
+	$(PY) serve.py --model $(QUICK)/dpo --runs $(QUICK) $(addprefix --suggestions ,$(wildcard $(QUICK)/answers.json))
 
 test: $(VENV)/.test
 	$(PY) -m pytest -q

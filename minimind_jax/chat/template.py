@@ -133,6 +133,11 @@ class ChatTemplate:
         if self.problem:
             raise ConversationError(self.problem, "messages")
 
+    @property
+    def thinking(self) -> str:
+        """What a server can do about it: switch (as asked), always, never."""
+        return "switch" if self.has_switch else "always" if self._always_thinks else "never"
+
     def check_switch(self, thinking: bool) -> None:
         """Raises UserError where the template cannot do as asked."""
         if not self.has_switch and thinking != self._always_thinks:

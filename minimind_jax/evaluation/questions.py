@@ -76,7 +76,7 @@ class QuestionsScore:
         return Count(sum(right), len(right)) if right else None
 
     def to_dict(self) -> dict[str, Any]:
-        """accuracy, correct and questions: of all, of each of `languages`, of `families` by language."""
+        """accuracy, correct and questions: of all, of each of `languages`, of `families` by language; all `answers`."""
 
         def by_language(family: str) -> Iterator[tuple[str, dict[str, Any]]]:
             for language in self.languages:
@@ -85,7 +85,21 @@ class QuestionsScore:
 
         families = {family: dict(by_language(family)) for family in self.families}
         total = Count(sum(self.is_correct), len(self.questions))
-        return {**total.to_dict(), "languages": dict(by_language("")), "families": families}
+        return {**total.to_dict(), "languages": dict(by_language("")), "families": families, "answers": self._answers()}
+
+    def _answers(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": question.id,
+                "family": question.family,
+                "language": question.language,
+                "messages": list(question.conversation.messages),
+                "gt": question.gt,
+                "reply": reply,
+                "correct": bool(is_right),
+            }
+            for question, reply, is_right in zip(self.questions, self.replies, self.is_correct, strict=True)
+        ]
 
 
 def ask(model: LoadedModel, path: Path, *, plain: bool = False, max_new_tokens: int = MAX_NEW_TOKENS) -> QuestionsScore:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from minimind_jax.inference.options import Options
 from minimind_jax.inference.request import Piece
 from minimind_jax.serving.errors import bad_request
+from minimind_jax.serving.models import ServedModel
 from minimind_jax.serving.requests import GenerationRequest
 from minimind_jax.serving.settings import Settings
 
@@ -31,6 +32,7 @@ class Answer:
       make_choice: makes the choice of each sequence, by its prompt's number.
 
     Attributes:
+      model: the one that answers.
       sequences: prompt and options of every choice, in the order of their indices.
     """
 
@@ -41,18 +43,18 @@ class Answer:
     def __init__(
         self,
         request: GenerationRequest,
-        settings: Settings,
+        model: ServedModel,
         prompts: Sequence[list[int]],
         options: Sequence[Options],
         make_choice: Callable[[int], Choice],
     ) -> None:
-        self.stream = request.stream
+        self.model, self.stream = model, request.stream
         self.sequences = [(prompt, option) for prompt in prompts for option in options]
         self._choices = [make_choice(number) for number in range(len(prompts)) for _ in options]
         self.n_prompt_tokens = sum(map(len, prompts))
         self._include_usage = bool(request.stream_options and request.stream_options.include_usage)
         self._n_new_tokens = 0
-        name = request.model or settings.name
+        name = request.model or model.name
         self._head = {"id": self.id_prefix + secrets.token_hex(12), "created": int(time.time()), "model": name}
 
     def push(self, index: int, piece: Piece) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from minimind_jax.chat import AnswerParser, Content, Conversation, Part, Prompt, Thought
 from minimind_jax.inference.constraint import Grammars
-from minimind_jax.inference.engine import Engine
 from minimind_jax.inference.request import Piece, Token
 from minimind_jax.serving.answer import Answer, new_tokens_limit
 from minimind_jax.serving.answer_grammar import chat_grammar, function_schemas
@@ -17,6 +16,7 @@ from minimind_jax.serving.conversation import read_conversation, render
 from minimind_jax.serving.errors import bad_request
 from minimind_jax.serving.form_parser import FormParser
 from minimind_jax.serving.logprobs import chat_logprobs
+from minimind_jax.serving.models import ServedModel
 from minimind_jax.serving.requests import ChatRequest, NamedTool
 from minimind_jax.serving.settings import Settings
 from minimind_jax.tokenizer import Tokenizer
@@ -27,7 +27,8 @@ class ChatAnswer(Answer):
 
     id_prefix, object, chunk_object = "chatcmpl-", "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, request: ChatRequest, engine: Engine, settings: Settings) -> None:
+    def __init__(self, request: ChatRequest, model: ServedModel, settings: Settings) -> None:
+        engine = model.engine
         if request.top_logprobs and not request.logprobs:
             raise bad_request("`top_logprobs` needs `logprobs`: true", "top_logprobs")
         # Without a choice of tools the model is not told of any.
@@ -52,7 +53,7 @@ class ChatAnswer(Answer):
                 with_logprobs=request.logprobs,
             )
 
-        super().__init__(request, settings, [prompt.tokens], options, choice)
+        super().__init__(request, model, [prompt.tokens], options, choice)
 
     def first_chunks(self) -> list[dict[str, Any]]:
         first = {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}

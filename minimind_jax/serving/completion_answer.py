@@ -11,6 +11,7 @@ from minimind_jax.serving.answer import Answer, new_tokens_limit
 from minimind_jax.serving.answer_grammar import json_grammar
 from minimind_jax.serving.errors import bad_request
 from minimind_jax.serving.logprobs import CompletionLogprobs
+from minimind_jax.serving.models import ServedModel
 from minimind_jax.serving.requests import MAX_SEQUENCES, CompletionRequest
 from minimind_jax.serving.settings import Settings
 
@@ -20,7 +21,8 @@ class CompletionAnswer(Answer):
 
     id_prefix, object, chunk_object = "cmpl-", "text_completion", "text_completion"
 
-    def __init__(self, request: CompletionRequest, engine: Engine, settings: Settings) -> None:
+    def __init__(self, request: CompletionRequest, model: ServedModel, settings: Settings) -> None:
+        engine = model.engine
         if not request.prompts:
             raise bad_request("`prompt` is empty: give a text, token ids, or a list of them", "prompt")
         if len(request.prompts) * request.n > MAX_SEQUENCES:
@@ -46,7 +48,7 @@ class CompletionAnswer(Answer):
             logprobs = CompletionLogprobs(engine.tokenizer) if top_logprobs >= 0 else None
             return _Choice(_echo(engine, request.prompts[number], prompts[number]) if request.echo else None, logprobs)
 
-        super().__init__(request, settings, prompts, options, choice)
+        super().__init__(request, model, prompts, options, choice)
 
 
 def _tokens(engine: Engine, prompt: str | list[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Three harmless functions that the terminal chat offers a model with --tools."""
+"""Three harmless functions that chats offer a model: in the terminal with --tools, and on the web page."""
 
 from __future__ import annotations
 
@@ -78,11 +78,18 @@ def call(name: str, arguments: str) -> str:
     """Runs a function by its name with a JSON object of arguments; its result, or an error, as a JSON object."""
     function = _FUNCTIONS.get(name)
     if function is None:
-        return json.dumps({"error": f"no function {name!r}: there are {', '.join(_FUNCTIONS)}"}, ensure_ascii=False)
+        return _result(error=f"no function {name!r}: there are {', '.join(_FUNCTIONS)}")
     try:
-        return json.dumps({"result": function(**json.loads(arguments))}, ensure_ascii=False)
+        return _result(result=function(**json.loads(arguments)))
+    except RecursionError:
+        return _result(error="the arguments are nested too deeply")
     except (TypeError, ValueError, AttributeError) as e:  # also arguments of other names and types
-        return json.dumps({"error": str(e)}, ensure_ascii=False)
+        return _result(error=str(e))
+
+
+def _result(**fields: str) -> str:
+    text = json.dumps(fields, ensure_ascii=False)
+    return text.encode(errors="replace").decode()  # an error may quote an argument that is no text, a lone surrogate
 
 
 def _value(node: ast.expr) -> Any:

@@ -12,7 +12,6 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from minimind_jax.errors import UserError
-from minimind_jax.inference.engine import Engine
 from minimind_jax.serving.answer import Answer
 from minimind_jax.serving.errors import ApiError, from_user_error
 from minimind_jax.serving.generation import Generation
@@ -43,10 +42,8 @@ class Endpoint:
         and UserError.
     """
 
-    def __init__(
-        self, engine: Engine, settings: Settings, metrics: Metrics, prepare: Callable[[bytes], Answer]
-    ) -> None:
-        self._engine, self._settings, self._metrics, self._prepare = engine, settings, metrics, prepare
+    def __init__(self, settings: Settings, metrics: Metrics, prepare: Callable[[bytes], Answer]) -> None:
+        self._settings, self._metrics, self._prepare = settings, metrics, prepare
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -58,7 +55,7 @@ class Endpoint:
 
         try:
             async with asyncio.timeout(self._settings.timeout):
-                body = await self._read(scope, receive)
+                body = await read_body(receive, self._settings.max_body)
                 await _unless_disconnected(receive, self._answer(body, tracked_send))
             return
         except ClientLeftError:
@@ -84,30 +81,14 @@ class Endpoint:
         except TimeoutError:
             logger.warning("a client took no more of its stream, which ends by: %s", error.message)
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes:
-        limit, body, size = self._settings.max_body, bytearray(), 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientLeftError
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size <= limit:
-                body += chunk
-            # A client that is still sending might never see an answer: what it sends is read for a while.
-            if not message.get("more_body") or size > _DISCARDED_BODIES * limit:
-                break
-        if size > limit:
-            raise ApiError(413, f"the body has more than {limit} bytes, this server's limit", code="body_too_large")
-        return bytes(body)
-
     async def _answer(self, body: bytes, send: Send) -> None:
         try:
             answer = await asyncio.to_thread(self._prepare, body)
         except UserError as e:
             raise from_user_error(e) from None
-        with Generation(self._engine, self._metrics, answer.sequences) as generation:
-            self._metrics.prompt_tokens.inc(answer.n_prompt_tokens)
+        metrics = self._metrics.of(answer.model)
+        with Generation(answer.model.engine, metrics, answer.sequences) as generation:
+            metrics.prompt_tokens.inc(answer.n_prompt_tokens)
             if answer.stream:
                 await _stream(answer, generation, send)
                 return
@@ -116,6 +97,30 @@ class Endpoint:
         response = json_response(answer.whole())
         await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
         await send({"type": "http.response.body", "body": response.body})
+
+
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """A request's body.
+
+    Raises:
+      ApiError: 413, it has more than `limit` bytes.
+      ClientLeftError: it ends before its end.
+    """
+    body, size = bytearray(), 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeftError
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size <= limit:
+            body += chunk
+        # A client that is still sending might never see an answer: what it sends is read for a while.
+        if not message.get("more_body") or size > _DISCARDED_BODIES * limit:
+            break
+    if size > limit:
+        raise ApiError(413, f"the body has more than {limit} bytes, this server's limit", code="body_too_large")
+    return bytes(body)
 
 
 def json_response(body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

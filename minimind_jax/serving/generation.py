@@ -14,7 +14,7 @@ from minimind_jax.inference.engine import Engine
 from minimind_jax.inference.options import Options
 from minimind_jax.inference.request import Piece, QueueFullError, Request
 from minimind_jax.serving.errors import ApiError, from_user_error
-from minimind_jax.serving.metrics import Metrics
+from minimind_jax.serving.metrics import ModelMetrics
 
 logger = logging.getLogger("minimind_jax.serving")
 RETRY_AFTER = "1"  # seconds
@@ -30,7 +30,7 @@ class Generation:
       ApiError: 400 a prompt that the engine refuses, 429 too many wait, 503 the engine is closed. Then none runs.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics, sequences: Sequence[tuple[list[int], Options]]) -> None:
+    def __init__(self, engine: Engine, metrics: ModelMetrics, sequences: Sequence[tuple[list[int], Options]]) -> None:
         self._engine, self._metrics, self._sequences = engine, metrics, sequences
         self._pieces: asyncio.Queue[tuple[int, Piece, float]] = asyncio.Queue()
         self._requests: list[Request] = []

@@ -260,7 +260,7 @@ def _token_id(key: str) -> int:
         raise bad_request(f"`logit_bias` has the key {key[:40]!r}, which is no token id", "logit_bias") from None
 
 
-_Request = TypeVar("_Request", bound=GenerationRequest)
+_Request = TypeVar("_Request", bound=BaseModel)
 
 
 def parse_body(body: bytes, kind: type[_Request]) -> _Request:

@@ -8,7 +8,8 @@ import queue
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import FrameType
 
 import uvicorn
@@ -18,6 +19,8 @@ from minimind_jax.inference.engine import Engine
 from minimind_jax.inference.options import Options
 from minimind_jax.inference.request import Piece
 from minimind_jax.serving.app import create_app
+from minimind_jax.serving.models import ServedModel
+from minimind_jax.serving.page import Page
 from minimind_jax.serving.settings import Settings
 
 GRACE_SECONDS = 8  # for answers under way after SIGTERM; container runtimes kill after 10
@@ -61,14 +64,31 @@ def warm_up(engine: Engine) -> None:
         raise UserError(f"the model does not run: {piece.error}")
 
 
-def serve(engine: Engine, settings: Settings, listener: socket.socket, log: Callable[[str], None]) -> None:
-    """Answers until SIGTERM or SIGINT, and then finishes what is under way, for GRACE_SECONDS at most."""
+def serve(
+    models: Sequence[ServedModel],
+    settings: Settings,
+    page: Page,
+    listener: socket.socket,
+    log: Callable[[str], None],
+) -> None:
+    """Answers until SIGTERM or SIGINT, and then finishes what is under way, for GRACE_SECONDS at most.
+
+    On the loopback address and without a key, or where `settings.allowed_hosts` has names, what comes under another
+    host name than those and the machine's own is refused.
+    """
     host, port = listener.getsockname()[:2]
-    if not ipaddress.ip_address(host.split("%")[0]).is_loopback and not settings.api_key:
-        log("warning: other machines can reach this server, and it has no --api-key: anybody may use the model")
-    warm_up(engine)
+    shown = f"[{host}]" if ":" in host else host
+    is_loopback = ipaddress.ip_address(host.split("%")[0]).is_loopback
+    if not is_loopback and not settings.api_key:
+        what = "use the model" + ("s" if len(models) > 1 else "") if models else "read the runs"
+        log(f"warning: other machines can reach this server, and it has no --api-key: anybody may {what}")
+    if settings.allowed_hosts or (is_loopback and not settings.api_key):
+        own = ("localhost", "127.0.0.1", "[::1]", shown)
+        settings = replace(settings, allowed_hosts=(*own, *settings.allowed_hosts))
+    for model in models:
+        warm_up(model.engine)
     config = uvicorn.Config(
-        create_app(engine, settings),
+        create_app(models, settings, page),
         loop="asyncio",
         http="h11",
         ws="none",
@@ -77,8 +97,10 @@ def serve(engine: Engine, settings: Settings, listener: socket.socket, log: Call
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    shown = f"[{host}]" if ":" in host else host
-    server = _Server(config, lambda: log(f"{settings.name} listens on http://{shown}:{port}/v1 (Ctrl-C ends)"))
+    url = f"http://{shown}:{port}/"
+    names = ", ".join(model.name for model in models)
+    what = f"{names} listens on {url}: a page to chat; {url}v1 is the API" if models else f"runs listens on {url}runs"
+    server = _Server(config, lambda: log(f"{what} (Ctrl-C ends)"))
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn passes on the signal that has ended it
         try:
             server.run(sockets=[listener])

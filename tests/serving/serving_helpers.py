@@ -7,7 +7,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,12 +21,13 @@ from minimind_jax.inference.constraint import Grammars
 from minimind_jax.inference.engine import Engine, Statistics
 from minimind_jax.inference.request import Piece, Token
 from minimind_jax.model import abstract_params
-from minimind_jax.serving import Settings, bind, create_app
+from minimind_jax.serving import Page, ServedModel, Settings, bind, create_app
 from minimind_jax.tokenizer import load_tokenizer
 
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=48, vocab_size=6400, max_seq_len=512)
 TOKENIZER = load_tokenizer()
-SETTINGS = Settings("tiny", max_tokens=16, max_body=100_000, timeout=120.0)
+N_PARAMS = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(abstract_params(CONFIG)))
+SETTINGS = Settings(max_tokens=16, max_body=100_000, timeout=120.0)
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 
 
@@ -35,15 +36,28 @@ def tiny_params(seed: int = 0) -> Any:
     return jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), abstract_params(CONFIG))
 
 
-def tiny_engine(**options: Any) -> Engine:
-    return Engine(CONFIG, tiny_params(), TOKENIZER, **options)
+def tiny_engine(params: Any = None, **options: Any) -> Engine:
+    return Engine(CONFIG, params or tiny_params(), TOKENIZER, **options)
+
+
+def application(models: Any, settings: Settings = SETTINGS, page: Page | None = None) -> Any:
+    """The application.
+
+    Args:
+      models: an engine, which is called tiny; several by their names; or a list of ServedModel.
+    """
+    if not isinstance(models, list):
+        engines = models if isinstance(models, Mapping) else {"tiny": models}
+        models = [ServedModel(engine, (name,), step=10, n_params=N_PARAMS) for name, engine in engines.items()]
+    return create_app(models, settings, page)
 
 
 @contextlib.contextmanager
-def served(engine: Any, settings: Settings = SETTINGS) -> Iterator[int]:
-    """The application on a free port of this machine, in a thread; the port."""
+def served(models: Any, settings: Settings = SETTINGS, page: Page | None = None) -> Iterator[int]:
+    """`application` on a free port of this machine, in a thread; the port."""
     listener = bind("127.0.0.1", 0)
-    config = uvicorn.Config(create_app(engine, settings), loop="asyncio", http="h11", lifespan="off", log_level="error")
+    app = application(models, settings, page)
+    config = uvicorn.Config(app, loop="asyncio", http="h11", lifespan="off", log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

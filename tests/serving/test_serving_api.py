@@ -14,7 +14,7 @@ from minimind_jax.chat import Conversation, chat_template
 from minimind_jax.inference.options import Options
 from minimind_jax.tokenizer import load_tokenizer
 
-MODEL = SETTINGS.name
+MODEL = "tiny"
 THINKING = {"chat_template_kwargs": {"enable_thinking": True}}
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": "汉"}}\n</tool_call>'
 
@@ -421,9 +421,10 @@ def test_metrics_count(client, engine):
         return float(after[name]) - float(before[name])
 
     assert grown('minimind_requests_total{endpoint="/v1/chat/completions",status="200"}') == 2
-    assert grown("minimind_generated_tokens_total") == 10
-    assert grown("minimind_prompt_tokens_total") == 2 * chat(client).usage.prompt_tokens
-    assert grown("minimind_time_to_first_token_seconds_count") == 2
-    assert grown("minimind_inter_token_seconds_count") == 8
-    assert 2 < float(after["minimind_compiled_programs"]) <= len(engine.statistics.programs)
-    assert after["minimind_sequences_running"] == after["minimind_sequences_waiting"] == "0.0"
+    assert grown('minimind_generated_tokens_total{model="tiny"}') == 10
+    assert grown('minimind_prompt_tokens_total{model="tiny"}') == 2 * chat(client).usage.prompt_tokens
+    assert grown('minimind_time_to_first_token_seconds_count{model="tiny"}') == 2
+    assert grown('minimind_inter_token_seconds_count{model="tiny"}') == 8
+    assert 2 < float(after['minimind_compiled_programs{model="tiny"}']) <= len(engine.statistics.programs)
+    assert after['minimind_sequences_running{model="tiny"}'] == "0.0"
+    assert after['minimind_sequences_waiting{model="tiny"}'] == "0.0"

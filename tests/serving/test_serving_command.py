@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from serving_helpers import CONFIG, TOKENIZER, ask, question, tiny_params
 
@@ -83,7 +84,8 @@ def test_a_server_from_start_to_sigterm(model):
     with server(model, *names, "--max-context", "300", MINIMIND_API_KEY="k") as (process, port, printed):
         assert f"{model}: 0.2M parameters in float32 on cpu (cpu), context 300 tokens\n" in printed
         assert any(line.startswith("compiling decode for 1 x 128") for line in printed)
-        assert printed[-1] == f"mine listens on http://127.0.0.1:{port}/v1 (Ctrl-C ends)\n"
+        url = f"http://127.0.0.1:{port}/"
+        assert printed[-1] == f"mine listens on {url}: a page to chat; {url}v1 is the API (Ctrl-C ends)\n"
         assert ask(port, "GET", "/v1/models").status == 401
         key = {"Authorization": "Bearer k"}
         cards = ask(port, "GET", "/v1/models", headers=key).body["data"]
@@ -96,6 +98,33 @@ def test_a_server_from_start_to_sigterm(model):
         rest, _ = process.communicate(timeout=30)
         assert (process.returncode, rest.splitlines()[-1]) == (0, "stopped")
         assert "Traceback" not in rest
+
+
+@pytest.mark.slow
+def test_two_models_and_their_page(model, tmp_path):
+    other = tmp_path / "tiny-hf"
+    export(LoadedModel(CONFIG, tiny_params(1), TOKENIZER, 0, Path("model")), other)
+    with server(model, "--model", other) as (_, port, printed):
+        first, second = f"{model.parent.name}/tiny-hf", f"{tmp_path.name}/tiny-hf"
+        assert printed[-1].startswith(f"{first}, {second} listens on http://127.0.0.1:{port}/: a page to chat")
+        compiled = [line for line in printed if "compiling decode for 1 x 128" in line]
+        assert [line.split(": ")[0] for line in compiled] == [first, second]
+        told = ask(port, "GET", "/api/page").body
+        parameters = sum(p.size for p in jax.tree.leaves(tiny_params()))
+        assert [(m["name"], m["parameters"], m["step"]) for m in told["models"]] == [
+            (first, parameters, 0),
+            (second, parameters, 0),
+        ]
+        texts = {
+            ask(port, "POST", "/v1/completions", {"prompt": "x", "model": name, "temperature": 0}).body["choices"][0][
+                "text"
+            ]
+            for name in (first, second)
+        }
+        assert len(texts) == 2
+        assert b"<!doctype html>" in ask(port, "GET", "/").body
+        assert ask(port, "GET", "/", headers={"Host": f"localhost:{port}"}).status == 200
+        assert ask(port, "GET", "/v1/models", headers={"Host": "evil.example"}).status == 421
 
 
 def test_yarn_stretches_the_context(model):
@@ -162,16 +191,27 @@ def test_a_warning_where_others_can_reach_it(model):
         (["--host", "no.such.host.invalid"], "--host=no.such.host.invalid is no address"),
         (["--timeout", "0"], "--timeout=0 must be a number of seconds above 0"),
         (["--max-tokens", "0"], "--max-tokens=0 must be at least 1"),
-        (["--name", ""], "--name is empty: give a name, or leave it away"),
+        (["--name", "", "--port", "0"], "--name is empty: give a name, or leave it away"),
         (["--temperature", "-1"], "temperature=-1.0 must be a number of at least 0"),
+        (["--allow-host", "http://me.example"], "--allow-host=http://me.example is no host name: give it without"),
+        (["--allow-host", "me.example:80"], "--allow-host=me.example:80 is no host name"),
+        (["--suggestions", "nowhere.json"], "--suggestions nowhere.json cannot be read: No such file"),
         (["--api-key", ""], "--api-key is empty"),
         (["--api-key", "schlüssel"], "the API key must be ASCII"),
         (["--max-batch", "0", "--port", "0"], "--max-batch=0 must be at least 1"),
         (["--model", "nowhere", "--port", "0"], "nowhere is not a directory"),
+        ([], "nothing to serve: name a model by --model, or a directory of training runs by --runs"),
+        (["--model", "MODEL", "--model", "MODEL", "--port", "0"], "--model MODEL is given twice"),
+        (["--model", "MODEL", "--model", "b", "--name", "x", "--port", "0"], "--name gives 1 names to 2 models"),
+        (["--model", "MODEL", "--model", "b", "--step", "2", "--port", "0"], "--step=2 is for one --model"),
+        (["--model", "MODEL@7", "--step", "2", "--port", "0"], "--step=2 is for one --model"),
     ],
 )
 def test_servers_that_do_not_start(model, monkeypatch, capsys, argv, message):
-    assert exit_message(monkeypatch, "serve.py", "--model", model, *argv).startswith(f"error: {message}")
+    if "--model" not in argv and argv and argv[0] != "--runs":
+        argv = ["--model", "MODEL", *argv]
+    argv, message = [part.replace("MODEL", str(model)) for part in argv], message.replace("MODEL", str(model))
+    assert exit_message(monkeypatch, "serve.py", *argv).startswith(f"error: {message}")
     assert capsys.readouterr().out == ""
 
 

@@ -8,11 +8,11 @@ import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving_helpers import CONFIG, SETTINGS, TOKENIZER, question, served, tiny_params
+from serving_helpers import CONFIG, TOKENIZER, question, served, tiny_params
 
 from minimind_jax.inference import Engine
 
-MODEL = SETTINGS.name
+MODEL = "tiny"
 THINK = {"enable_thinking": True}
 
 WEATHER = {

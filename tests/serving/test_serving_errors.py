@@ -10,7 +10,7 @@ import pytest
 from serving_helpers import TOOL, ScriptedEngine, ask, question, served, tiny_engine, wait_for
 
 from minimind_jax.inference.request import Piece, QueueFullError
-from minimind_jax.serving import Settings
+from minimind_jax.serving import ServedModel, Settings
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
@@ -278,11 +278,12 @@ def test_paths_methods_and_models(port):
     message = check_error(ask(port, "POST", CHAT, question(model="gpt-9")), 404, "model_not_found", "model")
     assert message == "there is no model 'gpt-9' here: this server has 'tiny'"
     check_error(ask(port, "GET", "/v1/models/gpt-9"), 404, "model_not_found", "model")
-    assert ask(port, "GET", "/health").body == {"status": "ok", "model": "tiny"}
+    assert ask(port, "GET", "/health").body == {"status": "ok", "model": "tiny", "models": ["tiny"]}
 
 
 def test_a_server_with_several_names():
-    with served(ScriptedEngine("fine"), Settings("tiny", aliases=("gpt-4o", "org/tiny", "tiny"))) as port:
+    models = [ServedModel(ScriptedEngine("fine"), ("tiny", "gpt-4o", "org/tiny"))]
+    with served(models) as port:
         assert [card["id"] for card in ask(port, "GET", "/v1/models").body["data"]] == ["tiny", "gpt-4o", "org/tiny"]
         for name in ("tiny", "gpt-4o", "org/tiny"):
             assert ask(port, "GET", f"/v1/models/{name}").body["id"] == name
@@ -293,7 +294,7 @@ def test_a_server_with_several_names():
 
 
 def test_a_server_that_answers_to_every_name():
-    with served(ScriptedEngine("fine"), Settings("tiny", any_name=True)) as port:
+    with served(ScriptedEngine("fine"), Settings(any_name=True)) as port:
         assert ask(port, "POST", CHAT, question(model="gpt-9")).body["model"] == "gpt-9"
         assert ask(port, "POST", COMPLETIONS, {"prompt": "x", "model": "汉"}).body["model"] == "汉"
         assert ask(port, "GET", "/v1/models/gpt-9").body["id"] == "gpt-9"
@@ -361,7 +362,7 @@ def test_the_form_of_a_stream(port):
 
 
 def test_the_api_key():
-    with served(ScriptedEngine("fine"), Settings("tiny", api_key="s3cret")) as port:
+    with served(ScriptedEngine("fine"), Settings(api_key="s3cret")) as port:
         for headers in (
             {},
             {"Authorization": "Bearer wrong"},
@@ -379,7 +380,7 @@ def test_the_api_key():
 def test_cross_origin_requests_only_where_allowed(port):
     origin = {"Origin": "http://page.example"}
     assert "access-control-allow-origin" not in ask(port, "POST", CHAT, question(), origin).headers
-    settings = Settings("tiny", api_key="k", cors_origins=("http://page.example",))
+    settings = Settings(api_key="k", cors_origins=("http://page.example",))
     with served(ScriptedEngine("fine"), settings) as open_port:
         asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
         preflight = ask(open_port, "OPTIONS", CHAT, headers={**origin, **asked})
@@ -426,7 +427,7 @@ def test_the_engines_queue_is_the_limit():
 @pytest.mark.parametrize("stream", [False, True])
 def test_out_of_time(stream):
     engine = ScriptedEngine("x" * 3000, pause=0.02)
-    with served(engine, Settings("tiny", timeout=0.5)) as port:
+    with served(engine, Settings(timeout=0.5)) as port:
         response = ask(port, "POST", CHAT, question(stream=stream))
         if stream:
             assert response.status == 200
@@ -442,7 +443,7 @@ def test_out_of_time(stream):
 def test_a_body_that_never_comes_is_not_waited_for():
     request = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{{"
     with (
-        served(ScriptedEngine("fine"), Settings("tiny", timeout=0.5)) as port,
+        served(ScriptedEngine("fine"), Settings(timeout=0.5)) as port,
         socket.create_connection(("127.0.0.1", port), timeout=30) as slow,
     ):
         slow.sendall(request.encode())

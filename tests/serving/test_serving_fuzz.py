@@ -5,10 +5,10 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving_helpers import tiny_engine
+from serving_helpers import application, tiny_engine
 from starlette.testclient import TestClient
 
-from minimind_jax.serving import Settings, create_app
+from minimind_jax.serving import Settings
 from minimind_jax.serving.requests import ChatRequest, CompletionRequest
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -77,10 +77,10 @@ FIELDS = st.builds(
 
 
 @pytest.fixture(scope="module")
-def application():
+def client():
     with (
         tiny_engine() as engine,
-        TestClient(create_app(engine, Settings("tiny", max_tokens=2)), raise_server_exceptions=False) as client,
+        TestClient(application(engine, Settings(max_tokens=2)), raise_server_exceptions=False) as client,
     ):
         yield client
 
@@ -105,18 +105,18 @@ FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(Heal
 
 @FUZZ
 @given(body=VALUES | st.builds(lambda m, f: {"messages": m, **f}, MESSAGES, FIELDS))
-def test_no_chat_body_breaks_the_server(application, body):
-    check_answer(application, CHAT, body)
+def test_no_chat_body_breaks_the_server(client, body):
+    check_answer(client, CHAT, body)
 
 
 @FUZZ
 @given(body=st.builds(lambda p, f: {"prompt": p, **f}, VALUES | st.text() | st.lists(st.integers(-1, 6400)), FIELDS))
-def test_no_completion_body_breaks_the_server(application, body):
-    check_answer(application, COMPLETIONS, body)
+def test_no_completion_body_breaks_the_server(client, body):
+    check_answer(client, COMPLETIONS, body)
 
 
 @FUZZ
 @given(body=st.binary(max_size=60))
-def test_no_bytes_break_the_server(application, body):
-    response = application.post(CHAT, content=body)
+def test_no_bytes_break_the_server(client, body):
+    response = client.post(CHAT, content=body)
     assert response.status_code == 400 and response.json()["error"]["message"]
