@@ -13,6 +13,7 @@ from pathlib import Path
 from minimind_jax.errors import UserError, user_errors
 from minimind_jax.serving import (
     Page,
+    RunsDirectory,
     Settings,
     add_model_arguments,
     bind,
@@ -81,7 +82,10 @@ def main() -> None:
             cors_origins=tuple(args.cors_origin),
             allowed_hosts=tuple(args.allow_host),
         )
-        page = Page(suggestions=read_suggestions(args.suggestions) if args.suggestions else {})
+        page = Page(
+            suggestions=read_suggestions(args.suggestions) if args.suggestions else {},
+            runs=RunsDirectory(args.runs) if args.runs else None,
+        )
         listener = bind(args.host, args.port)
         with open_models(args, args.name, log, max_batch=args.max_batch, max_queue=args.max_queue) as models:
             serve(models, settings, page, listener, log)

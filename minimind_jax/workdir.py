@@ -3,6 +3,8 @@
     WORKDIR/config.json          the run's typed config; `model` is the architecture, `trained_max_seq_len` the longest
                                  rows of this run and of those before it (null: not known)
             metrics.jsonl        one JSON object a logged step
+            samples.jsonl        what the model wrote to each of `sample_prompts`: {"step", "prompt", "text"}
+            report.json          {"before": the measures on the held-out data before the first step}
             tensorboard/, ...    files of the trackers that `log_to` names
             checkpoints/STEP/    Orbax: items `params`, `opt_state` (none in an imported model), `meta`; checksums
             damaged/STEP/        checkpoints that could not be read when the run continued from an older one
@@ -15,8 +17,10 @@ Face directory. Both come out of `load_model` alike.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,6 +53,14 @@ class Workdir:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.json"
 
     def tracker(self, name: str) -> Path:
         """Where the tracker `name` of `log_to` keeps its files."""
@@ -133,12 +145,20 @@ def write_atomically(path: Path, text: str) -> None:
 
 def read_metrics(workdir: Workdir) -> list[dict[str, Any]]:
     """All complete lines of metrics.jsonl, [] if there is none. Raises UserError for a damaged line."""
+    return read_steps(workdir.metrics)
+
+
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """All complete lines of a file with one JSON object a line, each with its `step`; [] if there is none.
+
+    Raises UserError for a damaged line.
+    """
     try:
-        content = workdir.metrics.read_bytes()
+        content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as e:
-        raise UserError(f"{workdir.metrics} cannot be read: {e.strerror}") from None
+        raise UserError(f"{path} cannot be read: {e.strerror}") from None
     *complete, _ = content.split(b"\n")  # a killed run may leave half a line at the end
     lines = []
     for number, text in enumerate(complete, 1):
@@ -146,9 +166,22 @@ def read_metrics(workdir: Workdir) -> list[dict[str, Any]]:
             line = json.loads(text)
             line["step"] + 0
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise UserError(f"{workdir.metrics}:{number} is damaged: delete this line, or mend it") from None
+            raise UserError(f"{path}:{number} is damaged: delete this line, or mend it") from None
         lines.append(line)
     return lines
+
+
+def count_parameters(model: Any) -> int | None:
+    """Parameters of the architecture that a config.json describes under `model`; None where it is none of ours."""
+    try:
+        return _count(ModelConfig.from_dict(model))
+    except (UserError, TypeError, ValueError, AttributeError):
+        return None
+
+
+@functools.lru_cache
+def _count(config: ModelConfig) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(config)))
 
 
 def is_workdir(path: Path) -> bool:

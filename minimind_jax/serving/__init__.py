@@ -6,6 +6,7 @@ from minimind_jax.serving.dialogue import Dialogue
 from minimind_jax.serving.loading import add_model_arguments, open_engine, open_models
 from minimind_jax.serving.models import ServedModel
 from minimind_jax.serving.page import Page
+from minimind_jax.serving.runs import RunsDirectory
 from minimind_jax.serving.server import bind, exit_on_sigterm, serve
 from minimind_jax.serving.settings import Settings
 from minimind_jax.serving.suggestions import read_suggestions
@@ -15,6 +16,7 @@ __all__ = [
     "Dialogue",
     "Options",
     "Page",
+    "RunsDirectory",
     "ServedModel",
     "Settings",
     "Terminal",

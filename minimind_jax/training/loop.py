@@ -66,6 +66,8 @@ def _train(job: Job, checkpointer: Checkpointer, stop: processes.Stop) -> None:
     if evaluate and start == 0:
         meta["before"] = evaluate(state["params"], 0) | answer_statistics(job, state["params"])
         console.say(f"before training: {shown(meta['before'])}")
+    if metrics and "before" in meta:
+        metrics.write_before(meta["before"])
 
     seq_len, peak = job.rows.seq_len, peak_flops()[0] * job.mesh.size
     report = StepReport(console, config.batch_size, seq_len, flops_per_token(config.model, seq_len), peak)

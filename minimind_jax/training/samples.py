@@ -19,7 +19,7 @@ _ANSWERS, _ANSWER_TOKENS, _PROMPT_TOKENS = 32, 128, 512
 
 
 def show_samples(job: Job, params: Params, step: int, console: TrainingConsole, metrics: MetricsLog | None) -> None:
-    """Prints greedy continuations of `sample_prompts`, in chat stages answers to them; also to the trackers.
+    """Prints greedy continuations of `sample_prompts`, in chat stages answers to them. Logs them, too.
 
     Called by all processes; all but process 0 wait.
     """
@@ -35,7 +35,7 @@ def show_samples(job: Job, params: Params, step: int, console: TrainingConsole, 
         text = tokenizer.decode(tokens)
         console.say(f"  {prompt!r} -> {text!r}")
         if metrics:
-            metrics.write_text(f"sample/{prompt}", text, step)
+            metrics.write_sample(prompt, text, step)
 
 
 def answer_statistics(job: Job, params: Params) -> dict[str, float]:

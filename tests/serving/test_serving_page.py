@@ -55,7 +55,7 @@ def raw(port: int, target: str, method: str = "GET") -> bytes:
     [
         ("GET", "/", 200),
         ("GET", "/runs", 200),
-        ("GET", "/web/css/page.css", 200),
+        ("GET", "/web/style.css", 200),
         ("GET", "/web/none.js", 404),
         ("GET", "/nowhere", 404),
         ("DELETE", "/", 405),
@@ -117,20 +117,20 @@ def test_html_has_nothing_inline_and_nothing_from_elsewhere():
 
 
 def test_a_file_is_asked_for_each_time_and_sent_once(port):
-    first = ask(port, "GET", "/web/css/page.css")
+    first = ask(port, "GET", "/web/style.css")
     assert first.headers["cache-control"] == "no-cache"
     tag = first.headers["etag"]
     for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
-        again = ask(port, "GET", "/web/css/page.css", headers={"If-None-Match": known})
+        again = ask(port, "GET", "/web/style.css", headers={"If-None-Match": known})
         assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag)
         assert again.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
-    assert ask(port, "GET", "/web/css/page.css", headers={"If-None-Match": '"other"'}).status == 200
+    assert ask(port, "GET", "/web/style.css", headers={"If-None-Match": '"other"'}).status == 200
     assert ask(port, "GET", "/").headers["etag"] != tag
 
 
 def test_head_has_the_headers_alone(port):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    for path in ("/", "/web/css/page.css", "/api/page", "/health"):
+    for path in ("/", "/web/style.css", "/api/page", "/health"):
         whole = ask(port, "GET", path)
         connection.request("HEAD", path)
         head = connection.getresponse()
@@ -177,14 +177,16 @@ FILES = StaticFiles()
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.lists(st.sampled_from(["..", "/", "\\", "\0", "a", "css", "page.css", "app.py", ":", "~", "."])).map("".join))
+@given(
+    st.lists(st.sampled_from(["..", "/", "\\", "\0", "a", "css", "style.css", "app.py", ":", "~", "."])).map("".join)
+)
 def test_a_name_is_that_of_a_file_or_none(name):
     request = Request({"type": "http", "headers": []})
     try:
         assert FILES.answer(request, name).body == (WEB / name).read_bytes()
-        assert name == "css/page.css"
+        assert name == "style.css"
     except HTTPException as e:
-        assert e.status_code == 404 and name != "css/page.css"
+        assert e.status_code == 404 and name != "style.css"
 
 
 # --- What the page asks -------------------------------------------------------------------------
@@ -309,7 +311,7 @@ def test_without_a_model_there_are_runs_alone():
 def test_the_page_is_free_and_what_it_asks_needs_the_key():
     settings = Settings(api_key="k")
     with TestClient(application(ScriptedEngine(""), settings, Page(runs=FakeRuns()))) as client:
-        for path in ("/", "/runs", "/web/css/page.css", "/health"):
+        for path in ("/", "/runs", "/web/style.css", "/health"):
             assert client.get(path).status_code == 200
         key = {"Authorization": "Bearer k"}
         for path in ("/api/page", "/api/runs", "/api/runs/a/sft", "/v1/models"):

@@ -85,7 +85,7 @@ def test_tensorboard_reads_the_files(tmp_path: Path):
     log = open_log(workdir, 0, "tensorboard")
     for step in range(1, 6):
         log.write({"step": step, "loss": step / 2, "skipped": 0, "grad_norm": None})
-    log.write_text("sample/中国", "的首都", 5)
+    log.write_sample("中国", "的首都", 5)
     log.close()
     events = EventAccumulator(str(workdir.tracker("tensorboard"))).Reload()
     assert sorted(events.Tags()["scalars"]) == ["loss", "skipped"]

@@ -21,6 +21,7 @@ OPTIONS = {
     "eval_every": 6,
     "save_every": SAVE_EVERY,
     "log_to": "tensorboard",
+    "sample_prompts": "('The sea', '大海')",
 }
 
 
@@ -36,6 +37,11 @@ def uninterrupted(tmp_path_factory, corpus, cache) -> Path:
     result = th.run_command(cache, *th.overrides(workdir, corpus, **OPTIONS))
     assert result.returncode == 0, result.stderr
     assert [step for step, _ in th.losses(workdir)] == list(range(1, STEPS + 1))
+    samples = [json.loads(line) for line in (workdir / "samples.jsonl").read_text("utf-8").splitlines()]
+    prompts = json.loads((workdir / "config.json").read_text())["sample_prompts"]
+    assert prompts and [(s["step"], s["prompt"]) for s in samples] == [(s, p) for s in (6, 12) for p in prompts]
+    before = json.loads((workdir / "report.json").read_text())["before"]
+    assert before["val_loss"] > th.metrics(workdir)[-1]["val_loss"]
     return workdir
 
 
@@ -43,6 +49,8 @@ def assert_equal_runs(workdir: Path, uninterrupted: Path) -> None:
     assert th.losses(workdir) == th.losses(uninterrupted)  # once each, no gap, the same numbers
     validation = [[line.get("val_loss") for line in th.metrics(w)] for w in (workdir, uninterrupted)]
     assert validation[0] == validation[1] and validation[0].count(None) == STEPS - 2
+    for name in ("samples.jsonl", "report.json"):
+        assert (workdir / name).read_bytes() == (uninterrupted / name).read_bytes()
     th.assert_same_checkpoint(workdir, uninterrupted, STEPS)
     leftovers = [p.name for p in (workdir / "checkpoints").iterdir() if not p.name.isdecimal()]
     assert not leftovers

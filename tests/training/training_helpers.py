@@ -155,13 +155,13 @@ def signal_at_line(step: int, signal_name: str, saved: int = 0) -> str:
     With `saved`, it first waits for that checkpoint, which is written beside the steps.
     """
     return f"""
-import os, pathlib, signal, time
+import os, signal, time
 from minimind_jax.training.metrics import MetricsLog
 write = MetricsLog.write
 def write_and_signal(self, line):
     write(self, line)
     if line["step"] == {step}:
-        while {saved} and not (pathlib.Path(self._file.name).parent / "checkpoints" / "{saved}").exists():
+        while {saved} and not self._workdir.checkpoint({saved}).exists():
             time.sleep(0.01)
         os.kill(os.getpid(), signal.{signal_name})
 MetricsLog.write = write_and_signal

@@ -31,6 +31,12 @@ export class ApiError extends Error {
 
 export const getPage = (signal) => askJson("api/page", { signal });
 
+export const getRuns = (signal) => askJson("api/runs", { signal });
+
+// What a run has logged after a step; -1 for all.
+export const getRun = (id, after, signal) =>
+  askJson(`api/runs/${id.split("/").map(encodeURIComponent).join("/")}?after=${after}`, { signal });
+
 export async function isHealthy() {
   try {
     const response = await fetch("health", { cache: "no-store", signal: AbortSignal.timeout(5000) });
