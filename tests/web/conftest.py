@@ -13,7 +13,7 @@ from web_helpers import Problems
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: while Playwright runs, its thread can have no other event loop
 def browser() -> Iterator[Any]:
     """Chromium, without a window; `CHROMIUM` in the environment names another one."""
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
