@@ -21,6 +21,8 @@ quickstart: $(VENV)/.run
 	$(PY) -m minimind_jax.training.plot $(QUICK)/pretrain $(QUICK)/sft --out $(QUICK)/curves.png
 	$(PY) -m minimind_jax.training.plot $(QUICK)/dpo
 	$(ASK) --model $(QUICK)/dpo --json $(QUICK)/answers.json
+	$(PY) evaluate.py --model $(QUICK)/pretrain --model $(QUICK)/sft --model $(QUICK)/dpo --task mini_core \
+		--json $(QUICK)/mini_core.json --plot $(QUICK)/mini_core.png
 	$(PY) -m convert.to_hf --model $(QUICK)/dpo --out $(QUICK)/dpo-hf --force
 	$(PY) -m convert.to_gguf --model $(QUICK)/dpo --out $(QUICK)/dpo.gguf --type q8_0 --force
 	@echo
