@@ -9,6 +9,7 @@ from pathlib import Path
 from minimind_jax.errors import UserError
 from minimind_jax.inference.engine import Engine
 from minimind_jax.serving.errors import ApiError
+from minimind_jax.workdir import split_step
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,7 @@ class ModelSpec:
 
     @classmethod
     def parse(cls, text: str) -> ModelSpec:
-        path, at, step = text.rpartition("@")
-        if at and path and step.isascii() and step.isdigit() and not Path(text).exists():
-            return cls(path, int(step))
-        return cls(text)
+        return cls(*split_step(text))
 
     def __str__(self) -> str:
         return self.path if self.step is None else f"{self.path}@{self.step}"

@@ -200,6 +200,7 @@ def test_a_warning_where_others_can_reach_it(model):
         (["--api-key", "schlüssel"], "the API key must be ASCII"),
         (["--max-batch", "0", "--port", "0"], "--max-batch=0 must be at least 1"),
         (["--model", "nowhere", "--port", "0"], "nowhere is not a directory"),
+        (["--runs", "nowhere", "--port", "0"], "--runs nowhere is not a directory"),
         ([], "nothing to serve: name a model by --model, or a directory of training runs by --runs"),
         (["--model", "MODEL", "--model", "MODEL", "--port", "0"], "--model MODEL is given twice"),
         (["--model", "MODEL", "--model", "b", "--name", "x", "--port", "0"], "--name gives 1 names to 2 models"),
