@@ -93,7 +93,9 @@ def show_single(
     """The forms of `loss` and of `questions` alone; returns what --json writes."""
     written = dict(result.details)
     if isinstance(task, evaluation.QuestionsTask):
-        print(evaluation.questions_table(task.score(result)))
+        score = task.score(result)
+        print(evaluation.questions_table(score))
+        written["answers"] = score.answers
     else:
         by_position = written.pop("by_position")
         for key, value in written.items():

@@ -76,7 +76,7 @@ class QuestionsScore:
         return Count(sum(right), len(right)) if right else None
 
     def to_dict(self) -> dict[str, Any]:
-        """accuracy, correct and questions: of all, of each of `languages`, of `families` by language; all `answers`."""
+        """accuracy, correct and questions: of all, of each of `languages`, of `families` by language."""
 
         def by_language(family: str) -> Iterator[tuple[str, dict[str, Any]]]:
             for language in self.languages:
@@ -85,9 +85,11 @@ class QuestionsScore:
 
         families = {family: dict(by_language(family)) for family in self.families}
         total = Count(sum(self.is_correct), len(self.questions))
-        return {**total.to_dict(), "languages": dict(by_language("")), "families": families, "answers": self._answers()}
+        return {**total.to_dict(), "languages": dict(by_language("")), "families": families}
 
-    def _answers(self) -> list[dict[str, Any]]:
+    @property
+    def answers(self) -> list[dict[str, Any]]:
+        """Every question with its reply, as JSON: what `serve.py --suggestions` reads."""
         return [
             {
                 "id": question.id,

@@ -26,7 +26,7 @@ class QuestionsTask:
         return "questions"
 
     def run(self, model: LoadedModel) -> TaskResult:
-        """Raises UserError as `questions.ask`. Details are those of `QuestionsScore.to_dict`."""
+        """Raises UserError as `questions.ask`. Details are `QuestionsScore.to_dict`."""
         score = ask_questions(model, self.questions, self.plain)
         right = np.array(score.is_correct, np.float64)
         records = [

@@ -42,7 +42,7 @@ def test_questions(tmp_path):
     result, expected = json.loads(out.read_text()), ask(model, file, plain=True)
     assert questions_table(expected) in done.stdout
     source = {"model": str(tmp_path / "hf"), "step": 0, "data": str(file)}
-    assert result == {**expected.to_dict(), "plain": True, **source}
+    assert result == {**expected.to_dict(), "answers": expected.answers, "plain": True, **source}
     assert result["questions"] == 32
 
 

@@ -73,7 +73,7 @@ def test_replies_are_counted_by_family_and_language(file, model, monkeypatch):
         "zh": {"accuracy": 1.0, "correct": 2, "questions": 2},
         "en": {"accuracy": 0.0, "correct": 0, "questions": 2},
     }
-    answers = json.loads(json.dumps(summary))["answers"]
+    answers = json.loads(json.dumps(score.answers))
     assert [answer["correct"] for answer in answers] == list(score.is_correct) and len(answers) == N
     asked = {(answer["family"], answer["language"]): answer for answer in answers}["units", "en"]
     assert asked["reply"] == f"{asked['gt'][-1]}。" and asked["messages"][-1]["role"] == "user"
