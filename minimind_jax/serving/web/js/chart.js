@@ -134,7 +134,7 @@ export class Chart {
           isOpen = isThere;
         }
         pen.stroke();
-        if (there.length <= inner.width / 12) for (const i of there) dot(pen, x(curve.xs[i]), y(values[i]), lineWidth + 1);
+        if (there.length <= inner.width / 40) for (const i of there) dot(pen, x(curve.xs[i]), y(values[i]), lineWidth + 1);
       };
       if (curve.smooth) stroke(curve.ys, 0.3, 1);
       stroke(curve.smooth ?? curve.ys, 1, 2);
