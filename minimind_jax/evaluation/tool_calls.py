@@ -34,13 +34,13 @@ def parse_tool_calls(record: Mapping[str, Any]) -> Problem:
 
     They are `gt`, a list of {"name", "arguments"}; or else those of the last message of the assistant that has some,
     and everything from there on is left out. In a conversation without any call its last answer is left out, and no
-    call is right.
+    call is right; its list of tools may be empty, but has to be there.
     """
     if record.get("gt") is not None:
         return _with_calls_beside(record)
     conversation = read_conversation(record).conversation
     messages, tools = list(conversation.messages), conversation.tools
-    if tools is None:
+    if tools is None and not _names_tools(record):
         raise LineError("has no `tools`: there is nothing to call")
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     calling = [number for number in answers if messages[number].get("tool_calls")]
@@ -110,14 +110,24 @@ def _with_calls_beside(record: Mapping[str, Any]) -> Problem:
     if messages[-1]["role"] == "assistant":  # a placeholder
         messages.pop()
     tools = conversation.tools or read_tools(record.get("tools"), "tools")
-    if tools is None:
+    if tools is None and not _names_tools(record):
         raise LineError("has no `tools`: there is nothing to call")
     return _problem(messages, tools, calls)
 
 
+def _names_tools(record: Mapping[str, Any]) -> bool:
+    """Whether a record has a list of tools, be it empty, beside its messages or on one of them."""
+    messages = next((record[key] for key in ("conversations", "messages") if record.get(key)), [])
+    return any(holder.get(key) is not None for holder in (record, *messages) for key in ("tools", "functions"))
+
+
 def _problem(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], calls: Sequence[Mapping[str, Any]]
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None,
+    calls: Sequence[Mapping[str, Any]],
 ) -> Problem:
+    if calls and not tools:
+        raise LineError("has calls, but its list of `tools` is empty")
     if not messages or messages[-1]["role"] not in ("user", "tool"):
         raise LineError("has no question before the calls")
     return Problem("", Conversation(messages, tools), [dict(call["function"]) for call in calls])

@@ -16,7 +16,7 @@ from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
 from minimind_jax.evaluation import TaskOptions, asking, open_task
 from minimind_jax.evaluation.generation import Answer, pass_at_k, write_answers
-from minimind_jax.evaluation.tool_calls import same_json
+from minimind_jax.evaluation.tool_calls import judge, parse_tool_calls, same_json
 from minimind_jax.inference import Options, generate
 from minimind_jax.tokenizer import load_tokenizer
 
@@ -272,6 +272,17 @@ def test_a_random_model_runs_all_tasks(model, tmp_path):
             assert any("fill the model's context: they count as wrong" in note for note in result.details["notes"])
 
 
+def test_where_the_list_of_tools_is_empty_no_call_is_right(tmp_path):
+    none = {
+        "conversations": [{"role": "system", "content": "", "tools": "[]"}, *ask_to_call(TEN)["conversations"][1:2]]
+    }
+    none["conversations"].append({"role": "assistant", "content": "No tool does that."})
+    problem = parse_tool_calls(none)
+    assert problem.gold == [] and not problem.conversation.tools
+    reply = asking.Reply("I cannot.", (), False, Answer("I cannot.", 3, "stop"))
+    assert judge(problem, reply) == {"exact": 1, "names": 1, "calls": 1, "parsable": 1}
+
+
 @pytest.mark.parametrize(
     ("task", "record", "message"),
     [
@@ -290,6 +301,7 @@ def test_a_random_model_runs_all_tasks(model, tmp_path):
         ("toolcall", {**ask_to_call(TEN), "gt": ["10"]}, "answers are scored by --task exact"),
         ("toolcall", {"messages": [{"role": "user", "content": "?"}], "gt": TEN}, "has no `tools`"),
         ("toolcall", {"prompt": "?", "completion": "b"}, "has no `tools`: there is nothing to call"),
+        ("toolcall", {"messages": [{"role": "user", "content": "?"}], "tools": [], "gt": TEN}, "list of `tools` is empty"),
     ],
 )  # fmt: skip
 def test_bad_records_are_named_by_line_and_field(tmp_path, task, record, message):
