@@ -301,7 +301,7 @@ def test_where_the_list_of_tools_is_empty_no_call_is_right(tmp_path):
         ("toolcall", {**ask_to_call(TEN), "gt": ["10"]}, "answers are scored by --task exact"),
         ("toolcall", {"messages": [{"role": "user", "content": "?"}], "gt": TEN}, "has no `tools`"),
         ("toolcall", {"prompt": "?", "completion": "b"}, "has no `tools`: there is nothing to call"),
-        ("toolcall", {"messages": [{"role": "user", "content": "?"}], "tools": [], "gt": TEN}, "list of `tools` is empty"),
+        ("toolcall", {"messages": [{"role": "user", "content": "?"}], "tools": [], "gt": TEN}, "`tools` is empty"),
     ],
 )  # fmt: skip
 def test_bad_records_are_named_by_line_and_field(tmp_path, task, record, message):
