@@ -90,7 +90,7 @@ def write(workdir: Workdir, steps: range, resumed_at: int, *names: str, warn: An
     log = MetricsLog(workdir, resumed_at, open_trackers(names, workdir, resumed_at, {"model": {"dim": 8}}, warn))
     for step in steps:
         log.write({"step": step, "loss": 1 / step, "grad_norm": None})
-    log.write_text("sample/中国", "<的首都>", steps[-1])
+    log.write_sample("中国", "<的首都>", steps[-1])
     log.close()
 
 
