@@ -18,7 +18,7 @@ from minimind_jax import evaluation
 from minimind_jax.errors import user_errors
 from minimind_jax.evaluation import Comparison, ModelInfo, Task, TaskResult
 from minimind_jax.long_context import add_yarn_options, apply_yarn_options, beyond_warning
-from minimind_jax.workdir import load_model, split_step, write_atomically
+from minimind_jax.workdir import load_model, short_names, split_step, write_atomically
 
 _SINGLE = ("loss", "questions")  # one of them alone with one model: shown and written in a form of its own
 
@@ -31,10 +31,7 @@ def main() -> None:
         evaluation.check_options(args)
         specs = list(dict.fromkeys(args.task or ["loss"]))
         tasks = evaluation.open_tasks(specs, evaluation.task_options(args))
-        runs = [
-            run(path, name, tasks, args)
-            for path, name in zip(args.model, evaluation.short_names(args.model), strict=True)
-        ]
+        runs = [run(path, name, tasks, args) for path, name in zip(args.model, short_names(args.model), strict=True)]
         models, columns = zip(*runs, strict=True)
         comparison = Comparison(models, evaluation.task_labels(specs), list(zip(*columns, strict=True)))
         if len(models) == len(tasks) == 1 and tasks[0].name in _SINGLE:

@@ -20,9 +20,8 @@ import contextlib
 import functools
 import itertools
 import json
-import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from minimind_jax import checkpoint_files, hf_format
 from minimind_jax.checkpoint_files import DamagedCheckpointError
 from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
-from minimind_jax.model import Params, abstract_params
+from minimind_jax.model import Params, abstract_params, count_params
 from minimind_jax.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT_VERSION = 1
@@ -130,6 +129,10 @@ class LoadedModel:
     step: int  # 0 for a Hugging Face directory
     path: Path
 
+    @property
+    def n_params(self) -> int:
+        return count_params(self.config)
+
 
 def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -179,9 +182,7 @@ def count_parameters(model: Any) -> int | None:
         return None
 
 
-@functools.lru_cache
-def _count(config: ModelConfig) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(config)))
+_count = functools.lru_cache(count_params)  # it traces the model
 
 
 def is_workdir(path: Path) -> bool:
@@ -224,6 +225,19 @@ def split_step(model: str) -> tuple[str, int | None]:
     if at and directory and step.isdecimal() and not Path(model).exists():
         return directory, int(step)
     return model, None
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """For each path as many of its last parts as make it unique: out/a/sft and out/b/sft are a/sft and b/sft."""
+    parts = [[part for part in path.split("/") if part not in ("", ".")] or [path] for path in paths]
+    names = list(paths)
+    for i, own in enumerate(parts):
+        for n in range(1, len(own) + 1):
+            name = "/".join(own[-n:])
+            if sum(other[-n:] == own[-n:] for other in parts) == 1:
+                names[i] = name
+                break
+    return names
 
 
 def load_model(path: str | Path, step: int | None = None) -> LoadedModel:

@@ -1,4 +1,4 @@
-"""Takes the pictures of the chat page in docs/: serves two models, asks in a browser, and keeps what it shows.
+"""Takes the pictures of the web pages in docs/: serves two models, asks in a browser, and keeps what it shows.
 
     python evaluate.py --task questions --data out/quickstart/data/questions.jsonl --model out/quickstart/dpo \
         --json out/quickstart/answers.json
@@ -6,9 +6,8 @@
         --suggestions out/quickstart/answers.json --out docs
 
 Writes page_desktop.png, page_dark.png, page_zh.png, page_phone.png and, of the training runs beside the first model,
-page_runs.png. Needs Chromium (or CHROMIUM=PATH) and
-Playwright. The answers are the models' own, at temperature 0; everything is asked once before, so that the times shown
-are those of compiled programs.
+page_runs.png. Needs Chromium (or CHROMIUM=PATH) and Playwright. The answers are the models' own, at temperature 0;
+everything is asked once before, so that the times shown are those of compiled programs.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from minimind_jax.evaluation.answers import describe_answers, repetition_rate
 from minimind_jax.evaluation.arguments import check_options, make_parser, task_options
-from minimind_jax.evaluation.comparison import Comparison, ModelInfo, model_info, short_names, task_labels
+from minimind_jax.evaluation.comparison import Comparison, ModelInfo, model_info, task_labels
 from minimind_jax.evaluation.comparison_plot import plot_comparison
 from minimind_jax.evaluation.comparison_table import comparison_table, examples, groups_table, models_table
 from minimind_jax.evaluation.conversations import score_conversations
@@ -48,7 +48,6 @@ __all__ = [
     "repetition_rate",
     "score_conversations",
     "score_texts",
-    "short_names",
     "task_labels",
     "task_options",
 ]

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from minimind_jax.chat import AnswerParser, Content, Conversation, ConversationError, ToolCall, chat_template
-from minimind_jax.data.jsonl import BadLine, LineError, parse_object, read_jsonl
+from minimind_jax.data.chat import as_line_error
+from minimind_jax.data.jsonl import BadLine, parse_object, read_jsonl
 from minimind_jax.errors import UserError
 from minimind_jax.evaluation.generation import Answer, pass_at_k, write_answers
 from minimind_jax.evaluation.result import TaskResult
@@ -220,7 +221,7 @@ def read_problems(path: Path, parse: Callable[[dict[str, Any]], Problem]) -> lis
         try:
             problem = parse(record)
         except ConversationError as e:
-            raise LineError(str(e)) from None
+            raise as_line_error(e) from None
         group = next((v for key in _GROUP_KEYS if isinstance(v := record.get(key), str)), "")
         named = record.get("id")
         return dataclasses.replace(problem, id=str(named) if isinstance(named, str | int) else "", group=group)

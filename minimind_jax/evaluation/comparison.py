@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from minimind_jax.errors import UserError
 from minimind_jax.evaluation.result import Difference, TaskResult
-from minimind_jax.workdir import LoadedModel
+from minimind_jax.workdir import LoadedModel, short_names
 
 
 @dataclass(frozen=True)
@@ -85,21 +83,7 @@ class Comparison:
 
 
 def model_info(name: str, path: str, model: LoadedModel, yarn: str = "") -> ModelInfo:
-    n_parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.params))
-    return ModelInfo(name, path, model.step, n_parameters, yarn)
-
-
-def short_names(paths: Sequence[str]) -> list[str]:
-    """For each path as many of its last parts as make it unique: out/a/sft and out/b/sft are a/sft and b/sft."""
-    parts = [[part for part in path.split("/") if part not in ("", ".")] or [path] for path in paths]
-    names = list(paths)
-    for i, own in enumerate(parts):
-        for n in range(1, len(own) + 1):
-            name = "/".join(own[-n:])
-            if sum(other[-n:] == own[-n:] for other in parts) == 1:
-                names[i] = name
-                break
-    return names
+    return ModelInfo(name, path, model.step, model.n_params, yarn)
 
 
 def task_labels(specs: Sequence[str]) -> list[str]:

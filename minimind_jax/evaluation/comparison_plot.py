@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 
 from minimind_jax.evaluation.comparison import Comparison
-
-_LOSSES = ("bits_per_byte", "loss")  # are no shares
+from minimind_jax.evaluation.result import LOSSES
 
 
 def plot_comparison(comparison: Comparison, out: Path) -> None:
     """Writes a PNG: the main metric of each task, models side by side; shares and losses have axes of their own."""
     from matplotlib.figure import Figure  # takes a second, and few need it
 
-    losses = [i for i, row in enumerate(comparison.results) if row[0].main in _LOSSES]
+    losses = [i for i, row in enumerate(comparison.results) if row[0].main in LOSSES]
     shares = [i for i in range(len(comparison.tasks)) if i not in losses]
     panels = [tasks for tasks in (shares, losses) if tasks]
     width = max(5.0, 1.5 + 0.35 * len(comparison.models) * len(comparison.tasks) + 0.8 * len(comparison.tasks))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from minimind_jax.evaluation.comparison import Comparison
-from minimind_jax.evaluation.result import Difference, TaskResult
+from minimind_jax.evaluation.result import LOSSES, Difference, TaskResult
 
 _N_EXAMPLES = 4  # items of a task
 _SHOWN = 72  # characters of a prompt or an answer
@@ -92,7 +92,7 @@ def _metrics(result: TaskResult) -> list[str]:
 
 
 def _is_share(metric: str) -> bool:
-    return metric not in ("bits_per_byte", "loss")
+    return metric not in LOSSES
 
 
 def _value(metric: str, value: float) -> str:

@@ -21,6 +21,7 @@ from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
 from minimind_jax.evaluation.likelihood_rows import Arrays, Item, Rows, arrays, pack
 from minimind_jax.inference.cache import power_of_two
+from minimind_jax.inference.devices import on_each_device
 from minimind_jax.model import Params, hidden_states, logits
 from minimind_jax.model.attention import masked_attention
 
@@ -165,10 +166,7 @@ def _score(
         scored = jax.lax.map(lambda some: _target_logprobs(params, *some), blocks)
         return jax.tree.map(lambda leaf: leaf.reshape(batch.at.shape), scored)
 
-    if mesh is None:
-        return score(params, batch)
-    rows = P(mesh.axis_names)
-    return jax.shard_map(score, mesh=mesh, in_specs=(P(), rows), out_specs=rows, check_vma=False)(params, batch)
+    return on_each_device(score, mesh)(params, batch)
 
 
 def _target_logprobs(params: Params, hidden: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:

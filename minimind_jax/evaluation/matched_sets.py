@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from random import Random
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from minimind_jax.data.generate import Family, Item
 from minimind_jax.data.generate.item import Language
@@ -54,14 +54,14 @@ class SetKind:
       name: of the task.
       draw: a candidate, or None where the draw came to nothing.
       sets: how many in each language.
-      copies: the contexts in which a continuation stands already: "none" (what only repeats words would be misled),
-        "own" (as an answer does in its story), "any" (what comes next may be the word that always does).
+      in_context: whether each continuation stands in its own context already, as an answer does in its story. In the
+        other contexts none stands: what only repeats words would be misled.
     """
 
     name: str
     draw: Draw
     sets: int
-    copies: Literal["none", "own", "any"] = "none"
+    in_context: bool = False
 
 
 def make_sets(kind: SetKind, language: Language, seed: int, most: int | None = None) -> list[MatchedSet]:
@@ -71,7 +71,7 @@ def make_sets(kind: SetKind, language: Language, seed: int, most: int | None = N
     made: dict[tuple[frozenset[str], frozenset[str]], MatchedSet] = {}
     for _ in range(_TRIES * wanted):
         drawn = kind.draw(rng, language)
-        if drawn is None or not _is_fair(drawn, kind.copies):
+        if drawn is None or not _is_fair(drawn, kind.in_context):
             continue
         key = frozenset(drawn.contexts), frozenset(drawn.choices)
         if key not in made:
@@ -87,14 +87,14 @@ def digest(sets: Sequence[MatchedSet]) -> str:
     return hashlib.sha256(json.dumps([asdict(s) for s in sets], ensure_ascii=False).encode()).hexdigest()
 
 
-def _is_fair(drawn: Drawn, copies: str) -> bool:
-    """Whether contexts and choices differ, and each choice stands in the contexts that `copies` names, no others."""
+def _is_fair(drawn: Drawn, in_context: bool) -> bool:
+    """Whether contexts and choices differ, and each choice stands in its own context, or in none."""
     k, bare = len(drawn.contexts), [choice.strip(_CLOSING + " ") for choice in drawn.choices]
     if len(set(drawn.contexts)) < k or len(set(bare)) < k or not all(bare):
         return False
     for j, choice in enumerate(bare):
         found = [stands_in(choice, context) for context in drawn.contexts]
-        if found != [copies == "all" or (copies == "own" and i == j) for i in range(k)]:
+        if found != [in_context and i == j for i in range(k)]:
             return False
     return True
 

@@ -29,6 +29,7 @@ from minimind_jax.evaluation.matched_sets import MatchedSet, make_sets
 from minimind_jax.evaluation.mini_core_tasks import KINDS
 from minimind_jax.evaluation.result import TaskResult
 from minimind_jax.evaluation.task import TaskOptions
+from minimind_jax.inference.devices import local_mesh
 from minimind_jax.tokenizer import Tokenizer
 from minimind_jax.workdir import LoadedModel
 
@@ -55,9 +56,9 @@ class MiniCore:
         return len(self.sets)
 
     def run(self, model: LoadedModel) -> TaskResult:
-        """Scores all continuations in float32. Raises UserError where the model's weights are broken."""
+        """In float32 on all devices of this process. Raises UserError where the model's weights are broken."""
         items = [item for one in self.sets for item in choice_tokens(model.tokenizer, one)]
-        scores = iter(score_choices(model.config, model.params, items))
+        scores = iter(score_choices(model.config, model.params, items, mesh=local_mesh()))
         tables = [np.array([next(scores).logprobs for _ in one.contexts]) for one in self.sets]
         return mini_core_result(self.sets, tables, self.of)
 

@@ -153,12 +153,12 @@ def _reading(rng: Random, language: Language) -> Drawn:
 
 
 KINDS = (
-    SetKind("statements", _next(_statement_texts), 150, "any"),
-    SetKind("questions", _next(_question_texts), 150, "any"),
-    SetKind("stories", _next(_story_texts), 150, "any"),
-    SetKind("halves", _halves, 150, "any"),
-    SetKind("repeat", _statements(REPEAT, _wording), 100, "own"),
-    SetKind("reading", _reading, 100, "own"),
+    SetKind("statements", _next(_statement_texts), 150),
+    SetKind("questions", _next(_question_texts), 150),
+    SetKind("stories", _next(_story_texts), 150),
+    SetKind("halves", _halves, 150),
+    SetKind("repeat", _statements(REPEAT, _wording), 100, in_context=True),
+    SetKind("reading", _reading, 100, in_context=True),
     SetKind("definition", _statements(DEFINITION, _after_the_fact), 100),
     SetKind("opposites", _statements(OPPOSITES_FAMILY, _after_the_fact), 100),
     SetKind("translation", _statements(TRANSLATION, _after_the_fact), 100),

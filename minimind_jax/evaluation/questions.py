@@ -10,16 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from jax.sharding import Mesh
-
 from minimind_jax.chat import Conversation, ConversationError, chat_template, read_messages
 from minimind_jax.data.generate import LANGUAGES, is_correct, plain_prompt
 from minimind_jax.data.jsonl import BadLine, LineError, parse_object, read_jsonl
 from minimind_jax.errors import UserError
 from minimind_jax.files import locate
 from minimind_jax.inference import Options, generate, generate_text
+from minimind_jax.inference.devices import local_mesh
 from minimind_jax.workdir import LoadedModel
 
 MAX_NEW_TOKENS = 24
@@ -122,8 +119,7 @@ def ask_questions(
 ) -> QuestionsScore:
     """`ask` of questions that were read."""
     options = Options(max_new_tokens=max_new_tokens)
-    devices = jax.local_devices()
-    mesh = Mesh(np.array(devices), ("data",)) if len(devices) > 1 else None
+    mesh = local_mesh()
     if plain:
         prompts = [_plain(question) for question in questions]
         # The colon is left to the model: a tokenizer may join it with the answer's first character, and then a text

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+LOSSES = ("bits_per_byte", "loss")  # the metrics that are no shares, and better the lower
+
 
 class Difference(NamedTuple):
     """Of two models on the same items, in the units of the score."""

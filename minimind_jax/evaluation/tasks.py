@@ -67,7 +67,7 @@ TASKS: dict[str, TaskKind] = {
     "mini_core": TaskKind(open_mini_core, "bilingual mean over generated tasks, for small models", ""),
 }
 TASKS |= {
-    name: TaskKind(functools.partial(open_choices, name), what, reads, frozenset({"chat", "shots", "shots_from"}))
+    name: TaskKind(functools.partial(open_choices, name), what, reads, _SHOTS | {"chat"})
     for name, (what, reads) in BENCHMARKS.items()
 }
 

@@ -117,7 +117,7 @@ def _with_calls_beside(record: Mapping[str, Any]) -> Problem:
 
 def _names_tools(record: Mapping[str, Any]) -> bool:
     """Whether a record has a list of tools, be it empty, beside its messages or on one of them."""
-    messages = next((record[key] for key in ("conversations", "messages") if record.get(key)), [])
+    messages: Sequence[Mapping[str, Any]] = record.get("conversations") or record.get("messages") or []
     return any(holder.get(key) is not None for holder in (record, *messages) for key in ("tools", "functions"))
 
 
@@ -130,7 +130,7 @@ def _problem(
         raise LineError("has calls, but its list of `tools` is empty")
     if not messages or messages[-1]["role"] not in ("user", "tool"):
         raise LineError("has no question before the calls")
-    return Problem("", Conversation(messages, tools), [dict(call["function"]) for call in calls])
+    return Problem("", Conversation(messages, tools or []), [dict(call["function"]) for call in calls])
 
 
 def _made(reply: Reply) -> list[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from minimind_jax.config import ModelConfig
 from minimind_jax.errors import UserError
 from minimind_jax.inference.cache import MIN_SLOTS, Cache, count_slots, power_of_two, with_slots
 from minimind_jax.inference.decode import Rows, choose, make_rows, prompt_attention, read_prompts, read_tokens
+from minimind_jax.inference.devices import on_each_device
 from minimind_jax.inference.options import Options
 from minimind_jax.model import AttentionFn, Params, unstack_layers
 
@@ -157,14 +158,6 @@ def _generate_group(
     return [made[i, len(prompts[i]) : ends[i]].tolist() for i in range(len(indices))]
 
 
-def _on_each_device(f: Callable, mesh: Mesh | None) -> Callable:
-    """`f(params, state)` on every device of the mesh for its own rows; they exchange nothing."""
-    if mesh is None:
-        return f
-    rows = P(mesh.axis_names)
-    return jax.shard_map(f, mesh=mesh, in_specs=(P(), rows), out_specs=rows, check_vma=False)
-
-
 @functools.partial(jax.jit, static_argnames=("config", "n_slots", "attention", "mesh"))
 def _prefill(
     config: ModelConfig,
@@ -182,7 +175,7 @@ def _prefill(
         cache = read_prompts(config, params, tokens, n_slots, attention)
         return Decoding(cache, rows, jnp.pad(tokens, [(0, 0), (0, n_slots - tokens.shape[1])]))
 
-    return _on_each_device(read, mesh)(params, (tokens, rows))
+    return on_each_device(read, mesh)(params, (tokens, rows))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames=("state",))
@@ -204,7 +197,7 @@ def _decode(config: ModelConfig, params: Params, state: Decoding, mesh: Mesh | N
 
         return jax.lax.while_loop(goes_on, step, state)
 
-    return _on_each_device(run, mesh)(params, state)
+    return on_each_device(run, mesh)(params, state)
 
 
 @jax.jit

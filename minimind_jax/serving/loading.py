@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from minimind_jax.errors import UserError
 from minimind_jax.inference.engine import Engine
@@ -93,7 +92,6 @@ def _open(
             raise UserError(f"--max-{flag}={value} must be at least {least}")
     model, warning = apply_yarn_options(load_model(spec.path, spec.step), args)
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    n_params = sum(int(np.size(p)) for p in jax.tree.leaves(model.params))
     engine = Engine(
         model.config,
         model.params,
@@ -108,12 +106,12 @@ def _open(
     step = f" at step {model.step}" if model.step else ""
     device = jax.devices()[0]
     log(
-        f"{spec.path}{step}: {n_params / 1e6:.1f}M parameters in {dtype} on {device.device_kind} ({device.platform}), "
-        f"context {engine.max_context} tokens"
+        f"{spec.path}{step}: {model.n_params / 1e6:.1f}M parameters in {dtype} on {device.device_kind} "
+        f"({device.platform}), context {engine.max_context} tokens"
     )
     keep = "--max-context keeps conversations shorter"
     for text in (warning, beyond_warning(model, engine.max_context, "conversations", keep)):
         if text:
             log(f"warning: {text}")
     with engine:
-        yield ServedModel(engine, names, model.step, n_params)
+        yield ServedModel(engine, names, model.step, model.n_params)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minimind_jax.errors import UserError
 from minimind_jax.inference.engine import Engine
 from minimind_jax.serving.errors import ApiError
-from minimind_jax.workdir import split_step
+from minimind_jax.workdir import short_names, split_step
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,11 @@ def model_names(specs: Sequence[ModelSpec], given: Sequence[str] = ()) -> list[t
     """
     if not all(given):
         raise UserError("--name is empty: give a name, or leave it away for the directory's")
+    resolved = [str(replace(spec, path=str(Path(spec.path).resolve()))) for spec in specs]
+    directories = [name.lstrip("/") for name in short_names(resolved)]
     if len(specs) == 1:
-        return [tuple(dict.fromkeys(given)) or (_path_names(specs[0])[0],)]
-    names = list(given) or _distinct([_path_names(spec) for spec in specs])
+        return [tuple(dict.fromkeys(given)) or (directories[0],)]
+    names = list(given) or directories
     if len(names) != len(specs):
         raise UserError(f"--name gives {len(names)} names to {len(specs)} models: give one a model, in their order")
     for number, name in enumerate(names):
@@ -80,19 +82,3 @@ def find_model(models: Sequence[ServedModel], name: str | None, any_name: bool =
         message = f"there is no model {name[:100]!r} here: {has}" if name else f"there is no model here: {has}"
         raise ApiError(404, message, param="model", code="model_not_found")
     return found
-
-
-def _path_names(spec: ModelSpec) -> list[str]:
-    """The last part of the path, the last two, and so on."""
-    parts = Path(spec.path).resolve().parts
-    step = "" if spec.step is None else f"@{spec.step}"
-    return ["/".join(parts[-n:]).lstrip("/") + step for n in range(1, len(parts) + 1)]
-
-
-def _distinct(candidates: Sequence[Sequence[str]]) -> list[str]:
-    """The shortest of each that no other one has."""
-    chosen = []
-    for number, own in enumerate(candidates):
-        others = {name for other, names in enumerate(candidates) if other != number for name in names}
-        chosen.append(next((name for name in own if name not in others), own[-1]))
-    return chosen

@@ -127,7 +127,7 @@ def _thin(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """At most MAX_LINES of them: evenly chosen, with those that hold held-out measures before all others."""
     if len(lines) <= MAX_LINES:
         return lines
-    measured = [i for i, line in enumerate(lines) if any(key.startswith("val_") for key in line)]
+    measured = [i for i, line in enumerate(lines) if any(key.startswith(("val_", "task/")) for key in line)]
     measured = measured[:: -(-len(measured) // (MAX_LINES // 2))] if measured else []
     room = MAX_LINES - len(measured) - 1
     chosen = {*measured, *(i * (len(lines) - 1) // room for i in range(room + 1))}

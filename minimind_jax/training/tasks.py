@@ -31,7 +31,7 @@ def open_eval_tasks(config: Config) -> Sequence[Task]:
 def run_tasks(job: Job, params: Params, step: int, console: TrainingConsole) -> dict[str, float]:
     """`task/NAME` and its standard error `task/NAME_stderr`, for each of the tasks that can be scored.
 
-    On one device of process 0, however the parameters are sharded. Called by all processes; all return the same.
+    In process 0, however the parameters are sharded. Called by all processes; all return the same.
     """
     if not job.config.eval_task_specs:
         return {}

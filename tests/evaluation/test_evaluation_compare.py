@@ -15,11 +15,11 @@ import evaluate
 from convert.to_hf import export
 from minimind_jax.config import ModelConfig
 from minimind_jax.evaluation import Comparison, ModelInfo, TaskResult, evaluate_file
-from minimind_jax.evaluation.comparison import short_names, task_labels
+from minimind_jax.evaluation.comparison import task_labels
 from minimind_jax.evaluation.comparison_plot import plot_comparison
 from minimind_jax.evaluation.comparison_table import comparison_table, examples, groups_table
 from minimind_jax.evaluation.task import spread
-from minimind_jax.workdir import Workdir, save_imported, split_step
+from minimind_jax.workdir import Workdir, save_imported, short_names, split_step
 
 CONFIG = ModelConfig(dim=32, n_layers=1, n_heads=4, n_kv_heads=2, ffn_dim=48, vocab_size=6400, max_seq_len=256)
 TEXTS = ["The crows came back every morning.", "柠檬一般是黄色的。", "one two three four", "the sea was calm " * 20]

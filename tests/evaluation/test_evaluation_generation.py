@@ -281,6 +281,9 @@ def test_where_the_list_of_tools_is_empty_no_call_is_right(tmp_path):
     assert problem.gold == [] and not problem.conversation.tools
     reply = asking.Reply("I cannot.", (), False, Answer("I cannot.", 3, "stop"))
     assert judge(problem, reply) == {"exact": 1, "names": 1, "calls": 1, "parsable": 1}
+    written = '<tool_call>\n{"name": "add", "arguments": {}}\n</tool_call>'
+    calling = asking._take_apart(Answer(written, 9, "stop"), problem, False, False)
+    assert judge(problem, calling)["exact"] == 0
 
 
 @pytest.mark.parametrize(

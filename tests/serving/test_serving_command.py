@@ -259,7 +259,14 @@ def test_a_chat_in_a_terminal(model):
     controller, terminal = pty.openpty()
     line = [sys.executable, "chat.py", "--model", model, "--max-tokens", "480", "--temperature", "1", "--seed", "1"]
     with subprocess.Popen(
-        line, cwd=REPOSITORY, env=ENVIRONMENT, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+        line,
+        cwd=REPOSITORY,
+        env=ENVIRONMENT,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     ) as process:
         os.close(terminal)
         read = ""

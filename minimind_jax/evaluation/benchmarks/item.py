@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from minimind_jax.chat import ConversationError, conversation
 from minimind_jax.chat.conversation import name_keys
+from minimind_jax.data.chat import as_line_error
 from minimind_jax.data.jsonl import LineError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -48,9 +50,9 @@ def check_text(value: Any, name: str, *, blank: bool = False) -> str:
     if not blank and not value.strip():
         raise LineError(f"`{name}` is empty")
     try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise LineError(f"`{name}` has half of a \\u surrogate pair, which is no character") from None
+        conversation.check_text(value, name)
+    except ConversationError as e:
+        raise as_line_error(e) from None
     return value
 
 

@@ -12,12 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from minimind_jax.data.progress import Progress
-from minimind_jax.errors import UserError
 from minimind_jax.evaluation.benchmarks.exams import EXAMS, examples_beside, read_exam, read_examples
 from minimind_jax.evaluation.benchmarks.forms import FORMS
 from minimind_jax.evaluation.benchmarks.item import LETTERS, ChoiceItem
@@ -27,6 +24,7 @@ from minimind_jax.evaluation.benchmarks.shots import Shots, drawn, first_of_subj
 from minimind_jax.evaluation.likelihood import ChoiceScores, score_choices
 from minimind_jax.evaluation.result import TaskResult
 from minimind_jax.evaluation.task import TaskOptions, spread
+from minimind_jax.inference.devices import local_mesh
 from minimind_jax.workdir import LoadedModel
 
 
@@ -55,10 +53,8 @@ class ChoiceTask:
     def run(self, model: LoadedModel) -> TaskResult:
         """In float32 on all devices of this process. Raises UserError: no chat template, or as `score_choices`."""
         tokens = encode(model.tokenizer, self.questions, self.chat)
-        devices = jax.local_devices()
-        mesh = Mesh(np.array(devices), ("data",)) if len(devices) > 1 else None
         progress = Progress(self.name, len(self))
-        scored = score_choices(model.config, model.params, tokens, mesh=mesh, progress=progress.update)
+        scored = score_choices(model.config, model.params, tokens, mesh=local_mesh(), progress=progress.update)
         progress.close()
         return self.judge(scored)
 
@@ -116,8 +112,7 @@ def open_choices(name: str, options: TaskOptions) -> ChoiceTask:
     Raises:
       UserError: what is wrong with the files, or with --shots.
     """
-    if options.path is None:
-        raise UserError(f"--task {name} reads a file: write --task {name}:PATH")
+    assert options.path is not None
     if name in EXAMS:
         items = read_exam(options.path, EXAMS[name])
         descriptions, main = [EXAMS[name].describe(item.group) for item in items], "acc"

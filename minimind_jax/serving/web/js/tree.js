@@ -33,8 +33,8 @@ function indexOf(conversation) {
   return index;
 }
 
-export const messageOf = (conversation, id) => indexOf(conversation).byId.get(id) ?? null;
-export const childrenOf = (conversation, id) => indexOf(conversation).children.get(id) ?? [];
+const messageOf = (conversation, id) => indexOf(conversation).byId.get(id) ?? null;
+const childrenOf = (conversation, id) => indexOf(conversation).children.get(id) ?? [];
 
 // Adds a message under `parent` (null = at the beginning) and chooses it.
 export function append(conversation, parent, fields) {
@@ -72,7 +72,7 @@ export function pathTo(conversation, message) {
 }
 
 // An answer from its first message: the assistant's messages and tool results up to the next question.
-export function answerFrom(conversation, head) {
+function answerFrom(conversation, head) {
   const messages = [];
   for (const message of path(conversation, head)) {
     if (message.role === "user") break;
