@@ -241,6 +241,7 @@ def independent_flags(ids: list[int], last_only: bool = False) -> list[int]:
     return flags
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sft_512", "sft_2048", "toolcall", "math"])
 def test_an_independent_mask_agrees_on_all_real_conversations(name: str, shared_data: Path) -> None:
     newline = HF.encode("\n")[0]
@@ -262,6 +263,7 @@ def test_an_independent_mask_agrees_on_all_real_conversations(name: str, shared_
     assert len(lines) <= n_sequences < 1.01 * len(lines)
 
 
+@pytest.mark.slow
 def test_an_independent_mask_agrees_on_all_real_pairs(shared_data: Path) -> None:
     for line in (shared_data / "dpo.jsonl").read_bytes().splitlines():
         pair = read_pair(json.loads(line))

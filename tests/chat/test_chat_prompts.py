@@ -92,6 +92,7 @@ def test_the_same_by_other_templates(
     assert n_answers >= len(records) - n_refused
 
 
+@pytest.mark.slow
 def test_prompts_of_all_real_pairs_are_their_training_prefixes(shared_data: Path) -> None:
     encoder = ChatEncoder(SHIPPED)
     for line in (shared_data / "dpo.jsonl").open(encoding="utf-8"):

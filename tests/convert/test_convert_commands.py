@@ -51,6 +51,7 @@ def test_workdir_to_hf_and_back_is_bit_identical(workdir, tmp_path):
     assert Workdir(imported).read_config()["source"] == str(exported)
 
 
+@pytest.mark.slow
 def test_commands_end_to_end_without_torch(workdir, tmp_path):
     code = "import sys, runpy; sys.argv = sys.argv[1:]\ntry: runpy.run_module(sys.argv[0], run_name='__main__')\n"
     code += "finally: print('torch' in sys.modules or 'transformers' in sys.modules)"

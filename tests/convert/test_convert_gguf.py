@@ -322,6 +322,7 @@ def test_a_full_disk_is_one_sentence(words, tmp_path, monkeypatch):
 # --- The command ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_end_to_end_without_torch(workdir, tmp_path):
     code = "import sys, runpy; sys.argv = sys.argv[1:]\ntry: runpy.run_module(sys.argv[0], run_name='__main__')\n"
     code += "finally: print('torch' in sys.modules or 'transformers' in sys.modules)"

@@ -152,9 +152,8 @@ def check_logprobs(server, name, prompt, at_most, at_least=0.0):
     assert at_least <= error <= at_most
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n == "qwen3-tied-gqa" else pytest.mark.slow) for n in MODELS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 def test_greedy_answers_and_probabilities_are_ours(name, tmp_path):
     model = lively(name)
     export(model, tmp_path / "model.gguf", "f32")
@@ -168,6 +167,7 @@ def test_greedy_answers_and_probabilities_are_ours(name, tmp_path):
             check_logprobs(server, name, prompt + expected, at_most=5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("type_name", "tolerance"), [("f16", 0.005), ("bf16", 0.05), ("q8_0", 0.1)])
 @pytest.mark.parametrize("name", ["llama-tied-gqa", "qwen3-tied-gqa"])
 def test_narrow_types_load_and_stay_close(name, type_name, tolerance, tmp_path):
@@ -193,10 +193,9 @@ def rounded(model, type_name):
     return dataclasses.replace(model, params=params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("type_name", ["q4_0", "q5_1"])
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n == "qwen3-tied-gqa" else pytest.mark.slow) for n in MODELS]
-)
+@pytest.mark.parametrize("name", MODELS)
 def test_few_bits_are_read_as_the_values_that_we_rounded_to(name, type_name, tmp_path):
     """llama.cpp also rounds activations to 8 bits: its numbers lie near those of the rounded weights, not on them."""
     config = dataclasses.replace(MODELS[name], dim=64, head_dim=32, ffn_dim=96)

@@ -251,6 +251,7 @@ def test_safetensors_need_no_torch(tmp_path, monkeypatch):
 # --- Other commands -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_other_readers_name_the_command_that_works(tmp_path):
     write(tmp_path / "hf", MINIMIND3)
     for reader in (load_model, hf_format.read_config):

@@ -202,6 +202,7 @@ def test_there_and_back_is_the_cast_weights(dtype, workdir, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deep", "n.pth", "w"]
 
 
+@pytest.mark.slow
 def test_the_command_is_float16_and_names_the_flags_that_bring_it_back(workdir, tmp_path):
     done = command("-m", "convert.to_torch", "--model", workdir, "--out", tmp_path / "m.pth")
     assert done.returncode == 0, done.stderr

@@ -88,6 +88,7 @@ def test_greedy_generation_equals_transformers(config, tmp_path):
     assert len({tuple(new_tokens) for new_tokens in ours}) == len(PROMPTS)  # else they would say nothing
 
 
+@pytest.mark.slow
 def test_a_sharded_bfloat16_export_passes_the_check_and_reads_back(asked, tmp_path, capsys):
     save_imported(Workdir(tmp_path / "w"), QWEN3, random_params(QWEN3), load_tokenizer(), "test")
     to_hf.main(f"--model {tmp_path}/w --out {tmp_path}/out --dtype bfloat16 --max-shard-size 0.1MB".split())
@@ -98,6 +99,7 @@ def test_a_sharded_bfloat16_export_passes_the_check_and_reads_back(asked, tmp_pa
     assert equal_bits(load_model(tmp_path / "out").params, jax.tree.map(lambda a: a.astype(np.float32), rounded))
 
 
+@pytest.mark.slow
 def test_an_export_that_transformers_computes_otherwise_is_removed(asked, tmp_path, monkeypatch):
     write = hf_format.write_config
 

@@ -153,6 +153,7 @@ def test_the_command(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_tokenizer_is_the_one_that_training_takes(tmp_path: Path) -> None:
     """`tokenizer`, else the begun run's own, else that of `init_from`: each cuts the text into other tokens."""
     recipe = tmp_path / "recipe.py"

@@ -402,6 +402,7 @@ def test_prompts_end_where_the_answer_begins(tmp_path: Path, tokenizer: Tokenize
 # --- Real data ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_real_token_share_of_real_conversations(shared_data: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
     config = DataConfig(path=str(shared_data / "sft_512.jsonl"), cache_dir=str(tmp_path), max_seq_len=512)
     rows, _ = open_sft(config, SftConfig(), tokenizer, 0)

@@ -124,6 +124,7 @@ def test_targets_beyond_the_limit_are_not_scored(model, hf, tmp_path):
     assert score.truncated == sum(n > limit for n in lengths)
 
 
+@pytest.mark.slow
 def test_bytes_of_a_conversation_that_is_cut(model, hf, tmp_path):
     record, tokenizer = {"conversations": [user("Hi"), assistant("Hello!"), user("?"), assistant("柠檬 𓀀")]}, hf[1]
     file = write_jsonl(tmp_path / "data.jsonl", [record])

@@ -99,6 +99,7 @@ def test_what_does_not_read_the_context_is_at_chance_exactly():
         assert abs(result.mean()) < 1e-12 and result.mean() == pytest.approx(result.details["value"], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_noise_is_at_chance_and_its_spread_is_the_standard_error():
     rng = np.random.default_rng(0)
     results = [result_of(lambda *_: rng.normal()) for _ in range(20)]
@@ -145,6 +146,7 @@ def test_value_and_errors_are_those_of_the_definition():
     json.dumps(result.summary())
 
 
+@pytest.mark.slow
 def test_a_model_is_scored_by_its_own_likelihoods():
     """Against a plain forward pass of each text by itself."""
     model = random_model(CONFIG, scale=2.0)

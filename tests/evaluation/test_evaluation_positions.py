@@ -162,6 +162,7 @@ def test_the_command_prints_and_writes_the_table(model, hf, tmp_path):
     assert [w["loss"] for w in written] == pytest.approx([s.loss for s in expected.by_position], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_yarn_by_hand_is_what_a_config_with_yarn_gives(model, tmp_path, monkeypatch, capsys):
     plain = dataclasses.replace(CONFIG, rope_scaling=RopeScaling(), max_seq_len=32768)
     save_imported(Workdir(tmp_path / "run"), plain, model.params, model.tokenizer, "test")

@@ -120,6 +120,7 @@ def test_few_lengths_are_compiled():
     assert all(n <= b <= max(64, 2 * n) for n, b in enumerate(buckets, 1))
 
 
+@pytest.mark.slow
 def test_long_texts_go_piece_by_piece_to_the_same_loss(monkeypatch):
     model, text = random_model(dataclasses.replace(CONFIG, dim=16, ffn_dim=32, n_layers=1)), TEXTS[4]
     expected = score_texts(model, [text])
@@ -194,6 +195,7 @@ def evaluate_command(*argv):
     return subprocess.run(line, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_command_on_a_workdir_and_on_its_export(tmp_path):
     model, data = random_model(CONFIG, scale=3.0), write_jsonl(tmp_path / "data.jsonl", TEXTS)
     save_imported(Workdir(tmp_path / "workdir"), model.config, model.params, model.tokenizer, "test")

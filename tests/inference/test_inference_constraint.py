@@ -76,6 +76,7 @@ SCHEMAS = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(schema=SCHEMAS, seed=st.integers(0, 2**32 - 1), temperature=st.sampled_from([0.0, 1.0, 3.0]))
 def test_what_ends_is_valid(engine: Engine, schema, seed, temperature):
@@ -98,6 +99,7 @@ def test_a_limit_cuts_it(engine: Engine):
     assert (exact.reason, exact.text) == ("stop", "true") if len(exact.ids) == 1 else exact.reason == "length"
 
 
+@pytest.mark.slow
 def test_the_others_do_not_notice(engine: Engine):
     free = dict(max_new_tokens=40, temperature=1.0, ignore_eos=True)
     alone = [Answer(engine, prompt=(1, i), seed=i, **free).wait().ids for i in range(3)]

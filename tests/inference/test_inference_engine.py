@@ -80,6 +80,7 @@ def wait_until(condition) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_greedy_in_a_mixed_batch_equals_batch_generation(engine: Engine, params):
     """Requests of all lengths that come while others run, more than there are rows, and past the first cache size."""
     lengths = [1, 5, 300, 17, 2, 40, 1, 600, 9, 250, 33, 3]
@@ -136,6 +137,7 @@ def test_log_probabilities_are_the_models(engine: Engine, params, length: int):
         np.testing.assert_allclose([x for _, x in token.top], expected[place, best], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_penalties_and_bias_act_on_what_was_generated(engine: Engine, params):
     """Greedy, step by step, from the whole model's logits and numpy's arithmetic."""
     prompt, banned = [1, 5, 9, 9], 2345

@@ -137,6 +137,7 @@ def model():
     return config, jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.2, x.shape), x.dtype), abstract_params(config))
 
 
+@pytest.mark.slow
 def test_mixed_batch_equals_each_alone(model):
     config, params = model
     prompts = random_prompts(config)

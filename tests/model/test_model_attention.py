@@ -128,6 +128,7 @@ def test_long_rows_go_piece_by_piece_to_the_same_values_and_gradients(monkeypatc
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-6)
 
 
+@pytest.mark.slow
 def test_long_rows_take_less_memory():
     def temporaries(T: int) -> int:
         shapes = [jax.ShapeDtypeStruct((1, T, n, 8), jnp.float32) for n in (2, 1, 1)]

@@ -47,6 +47,7 @@ def test_on_the_cpu():
             pick(name, packed=packed)
 
 
+@pytest.mark.slow
 def test_auto_on_a_gpu_takes_the_kernel_that_agrees(gpu, monkeypatch):
     interpreted(monkeypatch, 64, 32)
     picked = pick("auto")

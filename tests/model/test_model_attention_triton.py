@@ -128,6 +128,7 @@ def test_lowers_for_cuda_with_nothing_of_the_square(block, T, h):
         assert not [size for size in sizes if size.count(T) > 1]
 
 
+@pytest.mark.slow
 def test_on_a_mesh_each_device_keeps_to_its_rows():
     """Under a fully manual shard_map: no collective at all, in what runs here and in what is lowered for CUDA."""
     mesh = jax.make_mesh((2, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)

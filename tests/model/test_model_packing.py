@@ -43,6 +43,7 @@ def loss(params, tokens, positions, segment_ids, weights) -> tuple[jax.Array, ja
 value_and_grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(1, T), min_size=1, max_size=MAX_SEGMENTS), st.integers(0, 99))
 def test_packed_documents_equal_separate_ones(lengths, seed):
@@ -111,6 +112,7 @@ def test_gradients_flow_from_the_own_past_only():
     np.testing.assert_array_equal(depends, allowed)
 
 
+@pytest.mark.slow
 def test_remat_and_unroll_change_memory_but_no_value():
     params, rng = random_params(CONFIG), np.random.default_rng(2)
     tokens = rng.integers(0, CONFIG.vocab_size, (4, 100))

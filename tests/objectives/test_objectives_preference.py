@@ -248,6 +248,7 @@ def test_accumulation_changes_nothing(name: str, accum_steps: int, small: Exampl
     assert_close(ours, whole, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", PREFERENCE_LOSSES)
 def test_single_precision_gives_the_same_numbers(loss: str, small: Example):
     config = make_config(loss, sft_weight=1.0)

@@ -126,6 +126,7 @@ def compare(config: DpoConfig, setup: Setup, loss: torch.Tensor) -> dict[str, fl
     return metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "loss_types"),
     [
@@ -193,6 +194,7 @@ def test_pair_losses_equal_cpo_and_orpo_trainer(config: DpoConfig):
         np.testing.assert_allclose(grad, tensor.grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["simpo", "orpo"])
 def test_the_reference_free_objectives_equal_cpo_and_orpo_trainer(loss: str, setup: Setup):
     """From the weights on, by trl's mean log-probabilities."""

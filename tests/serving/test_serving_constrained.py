@@ -205,6 +205,7 @@ PARAMETERS = st.dictionaries(st.sampled_from(["a", "名", "<tool_call>", "\n</to
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(schema=PARAMETERS, seed=st.integers(0, 2**31))
 def test_what_is_finished_is_valid(client, schema, seed):

@@ -109,6 +109,7 @@ def test_no_chat_body_breaks_the_server(client, body):
     check_answer(client, CHAT, body)
 
 
+@pytest.mark.slow
 @FUZZ
 @given(body=st.builds(lambda p, f: {"prompt": p, **f}, VALUES | st.text() | st.lists(st.integers(-1, 6400)), FIELDS))
 def test_no_completion_body_breaks_the_server(client, body):

@@ -47,6 +47,7 @@ def flags_in(message: str) -> list[str]:
     return re.findall(r"--config\.[a-z_.]+=[^\s:;,()]+", message)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_is_too_large_for_a_fresh_model(corpus, tmp_path):
     more = write_variant(tmp_path / "more", added=("<|extra|>",))
     flags = th.overrides(tmp_path / "run", corpus, steps=1, tokenizer=more)
@@ -56,6 +57,7 @@ def test_a_tokenizer_that_is_too_large_for_a_fresh_model(corpus, tmp_path):
     assert load_model(tmp_path / "run").config.vocab_size == 6401
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bad", "advice"),
     [
@@ -138,6 +140,7 @@ def test_a_finished_run_goes_on_with_more_steps(trained, corpus, tmp_path, capsy
     assert th.checkpoint_steps(tmp_path / "run")[-1] == 3
 
 
+@pytest.mark.slow
 def test_the_commands_at_the_end_of_a_run_work(corpus, tmp_path, capsys):
     th.run_here(*th.overrides(tmp_path / "run", corpus, steps=2))
     lines = [line for line in capsys.readouterr().out.replace(" \n", " ").splitlines() if ":  " in line]
@@ -148,6 +151,7 @@ def test_the_commands_at_the_end_of_a_run_work(corpus, tmp_path, capsys):
     assert load_model(tmp_path / "run-hf").tokenizer.vocab_size == load_tokenizer().vocab_size
 
 
+@pytest.mark.slow
 def test_warm_up_and_yarn_warnings_stop_when_they_are_heeded(corpus, tmp_path, capsys):
     yarn = {"model__rope_scaling__type": "yarn", "model__rope_scaling__factor": 2.0}
     bad = {"steps": 2, "optim__warmup_steps": 2, "model__rope_scaling__original_max_seq_len": 64} | yarn

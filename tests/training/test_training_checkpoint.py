@@ -66,6 +66,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workdir, dict]:
     return workdir, then
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [(4, 2, 1), (8, 1, 1), (1, 1, 2)])
 def test_the_state_is_restored_bit_for_bit_on_any_mesh(saved: tuple[Workdir, dict], mesh: tuple[int, int, int]):
     workdir, then = saved

@@ -189,6 +189,7 @@ def test_too_little_memory_is_no_damage(damaged, monkeypatch):
     assert Workdir(damaged).steps() == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_nothing_is_moved_where_none_can_be_read(damaged, sound, corpus, capsys, monkeypatch, cache):
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     for step in (2, 4, 6):

@@ -115,10 +115,11 @@ def test_repeated_run_is_bit_identical(train):
     th.assert_same_checkpoint(first, second, STEPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "then",
     [
-        pytest.param({"mesh__data": 2, "accum_steps": 4}, marks=pytest.mark.slow),
+        {"mesh__data": 2, "accum_steps": 4},
         {"mesh__data": 2, "mesh__fsdp": 4},
     ],
 )

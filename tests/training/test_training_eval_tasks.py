@@ -82,6 +82,7 @@ def test_resumed_run_has_the_same_scores_and_best(tmp_path, run):
     assert th.checkpoint_steps(whole) == th.checkpoint_steps(halves) == kept
 
 
+@pytest.mark.slow
 def test_best_checkpoint_is_kept_while_others_go(tmp_path, run):
     """A learning rate that ruins the model: the first evaluation stays the best, and its checkpoint outlives `keep`."""
     workdir = tmp_path / "run"
@@ -95,7 +96,8 @@ def test_best_checkpoint_is_kept_while_others_go(tmp_path, run):
     assert f"at step {best}, saved: --step {best} takes it" in " ".join(said.replace("│", " ").split())
 
 
-@pytest.mark.parametrize("mesh", [pytest.param({"mesh__data": 2}, marks=pytest.mark.slow), {"mesh__fsdp": 2}])
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{"mesh__data": 2}, {"mesh__fsdp": 2}])
 def test_sharded_parameters_score_the_same(tmp_path, run, mesh):
     run(tmp_path / "run", **mesh, steps=3)
     workdir = tmp_path / "run"

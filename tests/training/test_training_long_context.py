@@ -99,6 +99,7 @@ def test_an_original_length_that_was_never_trained_is_warned_of(
     ]
 
 
+@pytest.mark.slow
 def test_what_began_from_an_unknown_model_stays_unknown(
     corpus: Path, short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -77,6 +77,7 @@ def test_each_device_builds_its_rows_once():
     assert sorted(row for row in asked if row >= 0) == list(range(16))  # and one empty row, for the shapes
 
 
+@pytest.mark.slow
 def test_the_moments_lie_like_their_parameters():
     run = compiled(4, 2)
 

@@ -143,6 +143,7 @@ def results() -> dict[tuple[int, int, int], tuple[list[float], Any]]:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES[1:])
 def test_losses_and_matrices_do_not_depend_on_the_mesh(mesh: tuple[int, int, int], results: dict):
     (losses, state), (expected_losses, expected) = results[mesh], results[MESHES[0]]
@@ -180,6 +181,7 @@ def test_momenta_lie_by_layer_where_layers_can_be_dealt_out(n_layers: int, whole
     assert seen == {(".mu.", name) for name in names} | {(".nu.", name) for name in names - MUONS}
 
 
+@pytest.mark.slow
 def test_newton_schulz_sends_nothing():
     """Gradients come to whole layers and updates go back, by all-to-all; all else is sent as with AdamW."""
     sent: dict[str, Counter[str]] = {"adamw": Counter(), "muon": Counter()}
@@ -193,6 +195,7 @@ def test_newton_schulz_sends_nothing():
     assert 0 < moved <= 2 * matrices
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_a_checkpoint_bit_for_bit(results: dict, tmp_path: Path):
     workdir, run = Workdir(tmp_path), compiled(4, 2, optimizer="muon")
     state = run.state()

@@ -48,6 +48,7 @@ def value_and_grad(objective: Objective, config: Config, batch: dict[str, np.nda
     return float(value), jax.tree.map(np.asarray, grads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_a_packed_batch_has_the_loss_and_gradients_of_its_parts(tmp_path: Path, stage: str) -> None:
     rows: SftRows | PairRows

@@ -198,6 +198,7 @@ def test_a_wsd_run_is_extended_from_the_end_of_its_stable_part(tmp_path, corpus,
     th.assert_same_checkpoint(run, longer, 12)
 
 
+@pytest.mark.slow
 def test_a_warm_up_into_the_decay_is_said(tmp_path, corpus, cache, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     options = {"optim__schedule": "wsd", "optim__decay_ratio": 0.5, "steps": 4}
@@ -229,6 +230,7 @@ def test_a_run_of_another_versions_data_format_says_how_to_go_on(finished, corpu
     assert (tmp_path / "next" / "checkpoints").is_dir()
 
 
+@pytest.mark.slow
 def test_two_commands_cannot_write_one_workdir(tmp_path, corpus, cache):
     workdir = tmp_path / "run"
     arguments = th.overrides(workdir, corpus, steps=1000)

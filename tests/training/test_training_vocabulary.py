@@ -100,6 +100,7 @@ def assert_rows_moved(before: Path, after: Path, size: int) -> None:
 # --- Refused, and the advice helps ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("which", "size"), [("one more", 6528), ("other ids", 6400), ("2,000 entries", 2048)])
 def test_another_vocabulary_is_refused_and_the_advice_helps(base, variants, files, tmp_path, which, size):
     flags = arguments("pretrain", tmp_path / "run", files, base, tokenizer=variants[which])
@@ -115,6 +116,7 @@ def test_another_vocabulary_is_refused_and_the_advice_helps(base, variants, file
     assert load_model(tmp_path / "own").tokenizer.fingerprint == load_tokenizer().fingerprint
 
 
+@pytest.mark.slow
 def test_a_directory_whose_tokenizer_has_more_entries_than_its_model_has_rows(tied, files, tmp_path):
     """What transformers leaves after `add_tokens` without `resize_token_embeddings`."""
     exported = tmp_path / "hf"
@@ -137,6 +139,7 @@ def test_a_directory_whose_tokenizer_has_more_entries_than_its_model_has_rows(ti
     assert load_model(tmp_path / "out").tokenizer.vocab_size == 6401
 
 
+@pytest.mark.slow
 def test_the_size_that_is_set_counts_where_it_is_large_enough(tied, variants, files, tmp_path):
     flags = arguments("pretrain", tmp_path / "run", files, tied, tokenizer=variants["one more"])
     message = refused(*flags, "--config.model.vocab_size=6401")
@@ -158,6 +161,7 @@ def test_resize_without_a_change_changes_nothing(tied, files, tmp_path):
     assert "leave it unset" in refused(*th.overrides(tmp_path / "scratch", files["pretrain"]), RESIZE)
 
 
+@pytest.mark.slow
 def test_another_template_alone_is_said_and_taken(tied, variants, files, tmp_path, capsys):
     th.run_here(*arguments("sft", tmp_path / "run", files, tied, tokenizer=variants["template"]))
     out = " ".join(capsys.readouterr().out.split())
@@ -170,8 +174,9 @@ def test_another_template_alone_is_said_and_taken(tied, variants, files, tmp_pat
 # --- Every stage, device layout and continuation ------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("form", ["workdir", pytest.param("hf", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("form", ["workdir", "hf"])
 def test_every_stage_resizes_and_goes_on_exactly(stage, form, tied, variants, files, tmp_path, capsys):
     source = tied
     if form == "hf":
@@ -192,6 +197,7 @@ def test_every_stage_resizes_and_goes_on_exactly(stage, form, tied, variants, fi
     th.assert_same_checkpoint(whole, halves, 4)
 
 
+@pytest.mark.slow
 def test_dpo_compares_with_the_resized_model(tied, variants, files, tmp_path):
     """Before the first update policy and reference are one: rewards are 0, the loss is log 2."""
     changes: dict[str, Any] = {"tokenizer": variants["2,000 entries"], "dpo__sft_weight": 0.0}
@@ -214,6 +220,7 @@ def test_a_resized_run_is_the_same_on_several_devices(mesh, tied, variants, file
 # --- Runs that have begun -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init_from", [False, True])
 def test_a_begun_run_keeps_its_tokenizer_when_the_shipped_one_changes(
     init_from, tied, variants, files, tmp_path, monkeypatch, capsys
@@ -242,6 +249,7 @@ def test_a_run_that_logged_but_never_saved_keeps_its_tokenizer_too(variants, fil
     assert th.checkpoint_steps(tmp_path / "run") == [2]
 
 
+@pytest.mark.slow
 def test_a_begun_run_refuses_a_tokenizer_that_is_named_and_another(tied, variants, files, tmp_path):
     th.run_here(*arguments("sft", tmp_path / "run", files, tied))
     message = refused(*arguments("sft", tmp_path / "run", files, tied, tokenizer=variants["template"], steps=2))
