@@ -18,6 +18,8 @@ from minimind_jax.model import abstract_params
 from minimind_jax.tokenizer import load_tokenizer
 from minimind_jax.workdir import Workdir, save_imported
 
+pytestmark = pytest.mark.slow  # whole runs
+
 REPOSITORY = Path(__file__).parents[1]
 TEXT = "你好，世界 🙂 naïve ☃ Ünï"
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
@@ -81,9 +83,7 @@ def check(done: subprocess.CompletedProcess[bytes], code: int = 0) -> str:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "gbk", "latin-1"])
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in ("inspect", "chat") else pytest.mark.slow) for n in COMMANDS]
-)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_what_cannot_be_shown_is_replaced(name, encoding, places, tmp_path):
     command = COMMANDS[name].format(**places, out=tmp_path)
     done = run(command, PYTHONIOENCODING=encoding)
@@ -95,7 +95,6 @@ def test_what_cannot_be_shown_is_replaced(name, encoding, places, tmp_path):
         assert "你好，世界 ? na?ve" in shown
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", HELP)
 def test_help_is_shown_everywhere(command):
     done = run(command, "--help", **ASCII_LOCALE)
@@ -103,7 +102,6 @@ def test_help_is_shown_everywhere(command):
     assert len(done.stdout) > 100 and done.stdout.isascii()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "gbk", "latin-1"])
 def test_the_server_and_import_say_what_they_can(encoding, places, tmp_path):
     check(run(f"-m convert.to_hf --model {places['model']} --out {tmp_path}/型🙂", PYTHONIOENCODING=encoding))
@@ -122,7 +120,6 @@ def test_the_server_and_import_say_what_they_can(encoding, places, tmp_path):
     assert b"Traceback" not in process.communicate(timeout=60)[1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_locale_that_cannot_decode_names_says_what_to_set(name, places, tmp_path):
     command = COMMANDS[name].format(**places, out=tmp_path)
@@ -154,7 +151,6 @@ def answers(chatter: Path, stdin: bytes, **environment: str) -> bytes:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_questions_are_read_in_the_terminals_encoding(chatter):
     question = "你好，世界\n"
     expected = answers(chatter, question.encode(), PYTHONIOENCODING="utf-8").decode()

@@ -31,6 +31,7 @@ def output_and_gradients(attend: AttentionFn, qkv, ids, weights) -> list[np.ndar
     return [np.asarray(x) for x in (out, *grads)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("T", "H", "K", "h", "block"),
     [
@@ -38,9 +39,9 @@ def output_and_gradients(attend: AttentionFn, qkv, ids, weights) -> list[np.ndar
         (320, 2, 1, 128, 64),
         (200, 3, 3, 32, 32),
         (70, 8, 2, 8, 64),
-        pytest.param(512, 8, 2, 64, 64, marks=pytest.mark.slow),
-        pytest.param(1024, 8, 2, 128, 64, marks=pytest.mark.slow),
-        pytest.param(1024, 4, 4, 96, 32, marks=pytest.mark.slow),
+        (512, 8, 2, 64, 64),
+        (1024, 8, 2, 128, 64),
+        (1024, 4, 4, 96, 32),
     ],
 )
 def test_kernels_equal_the_reference_in_double_precision(T, H, K, h, block):

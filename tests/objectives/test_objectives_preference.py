@@ -240,6 +240,7 @@ def test_a_packed_batch_equals_its_pairs_one_by_one(network: str, config: DpoCon
     assert sum(jax.tree.leaves(products)) == pytest.approx((ahead - behind) / (2 * STEP), rel=1e-5, abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accum_steps", [2, 4])
 @pytest.mark.parametrize("name", ["sigmoid-with-sft", "orpo", "ipo"])
 def test_accumulation_changes_nothing(name: str, accum_steps: int, small: Example, double_precision: None):

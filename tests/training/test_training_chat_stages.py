@@ -14,6 +14,8 @@ import training_helpers as th
 from minimind_jax.errors import UserError
 from minimind_jax.training import reference
 
+pytestmark = pytest.mark.slow  # whole runs
+
 CHAT = {"data__max_seq_len": 64, "accum_steps": 2, "eval_every": 6, "data__val_fraction": 0.2}
 RATES = {"sft": 1e-2, "dpo": 1e-3}
 
@@ -87,7 +89,6 @@ def test_dpo_learns_the_preference(uninterrupted: dict[str, Path]) -> None:
         assert f"{name}" in output and "before ->" in output
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_a_killed_run_continues_bit_for_bit(
     tmp_path: Path, stage: str, files: dict[str, Path], base: Path, cache: Path, uninterrupted: dict[str, Path]
@@ -108,7 +109,6 @@ def test_a_killed_run_continues_bit_for_bit(
     th.assert_same_checkpoint(tmp_path / "run", uninterrupted[stage], 12)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 @pytest.mark.parametrize(("devices", "accum_steps"), [(8, 1), (1, 1), (1, 4), (2, 2), (4, 1), (4, 2), (2, 4)])
 def test_devices_and_accumulation_change_nothing(
@@ -131,7 +131,6 @@ def test_devices_and_accumulation_change_nothing(
             assert ours[key] == pytest.approx(theirs[key], rel=2e-4, abs=2e-4), key
 
 
-@pytest.mark.slow
 def test_the_reference_is_continued_where_it_stopped(
     tmp_path: Path, files: dict[str, Path], uninterrupted: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +154,6 @@ def test_the_reference_is_continued_where_it_stopped(
     th.run_here(*arguments("dpo", tmp_path / "third", files, uninterrupted["sft"], **options))
 
 
-@pytest.mark.slow
 def test_without_reference_nothing_is_computed_before(
     tmp_path: Path, files: dict[str, Path], uninterrupted: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,8 @@ from minimind_jax.errors import UserError
 from minimind_jax.training.checkpoint import ITEMS, newest_readable
 from minimind_jax.workdir import Workdir, load_model
 
+pytestmark = pytest.mark.slow  # whole runs
+
 OPTIONS = {"save_every": 2, "keep": 3}
 
 
@@ -189,7 +191,6 @@ def test_too_little_memory_is_no_damage(damaged, monkeypatch):
     assert Workdir(damaged).steps() == [2, 4, 6]
 
 
-@pytest.mark.slow
 def test_nothing_is_moved_where_none_can_be_read(damaged, sound, corpus, capsys, monkeypatch, cache):
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     for step in (2, 4, 6):
@@ -236,7 +237,6 @@ def test_the_same_command_continues_from_the_one_before(checksums, damaged, corp
     check_continued(damaged, resumed_from_4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_each_kind_of_damage_continues_bit_for_bit(kind, damaged, corpus, cache, resumed_from_4):
     file = random.Random(kind).choice(files_of(damaged / "checkpoints" / "6"))
@@ -255,7 +255,6 @@ def test_a_finished_run_whose_last_checkpoint_is_damaged_is_finished_again(damag
     assert th.losses(damaged) == th.losses(sound)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("checksums", [True, False], ids=["checksums", "older"])
 def test_two_processes_agree_on_the_one_before(checksums, tmp_path, corpus, cache):
     arguments = th.overrides(tmp_path / "run", corpus, steps=4, mesh__data=2, **OPTIONS)

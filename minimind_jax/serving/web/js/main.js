@@ -239,18 +239,26 @@ function scrollIfFollowing() {
   showToEnd();
 }
 
+const isNearEnd = ({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight < NEAR;
+
 // Only who scrolls up leaves the end: it also moves away by itself, as the answer grows.
 function scrolled() {
   const main = by("main");
-  if (main.scrollHeight - main.scrollTop - main.clientHeight < NEAR) followsEnd = true;
-  else if (main.scrollTop < lastTop) followsEnd = false;
+  const isUp = main.scrollTop < lastTop;
+  if (isUp && !isNearEnd(main)) followsEnd = false;
+  else if (!isUp && isNearEnd(main)) followsEnd = true;
   lastTop = main.scrollTop;
   showToEnd();
 }
 
+// A wheel that is turned up counts at once: an answer that grows meanwhile would take the view back to its end.
+function wheeled({ deltaY }) {
+  if (deltaY < 0 && by("main").scrollTop > 0) followsEnd = false;
+}
+
 function showToEnd() {
   const main = by("main");
-  by("to-end").hidden = followsEnd || main.scrollHeight - main.scrollTop - main.clientHeight < NEAR;
+  by("to-end").hidden = followsEnd || isNearEnd(main);
 }
 
 function followToEnd() {
@@ -270,6 +278,7 @@ async function route() {
 
 for (const button of document.querySelectorAll("[data-icon]")) button.prepend(icon(button.dataset.icon));
 by("main").addEventListener("scroll", scrolled, { passive: true });
+by("main").addEventListener("wheel", wheeled, { passive: true });
 new ResizeObserver(scrollIfFollowing).observe(by("turns"));
 by("to-end").addEventListener("click", followToEnd);
 by("toggle-settings").addEventListener("click", () => toggleSettings());
